@@ -110,7 +110,7 @@ def test_a_run_that_loses_its_points_is_left_out_and_listed() -> None:
             "lacks 'tokens'.*step × tokens per step",
         ),
         ([{**r, "flops": 1e9} for r in ROWS], "FLOPs of run 'small' do not grow"),
-        ([{**r, "val_loss": 1.0, "test_loss": 2.0} for r in ROWS], "could each be loss; say which"),
+        ([{**r, "val_loss": 1.1, "test_loss": 2.2} for r in ROWS], "could each be loss; say which"),
         ([{**r, "loss": math.nan} for r in ROWS], "no curve with two points"),
         ([], "is empty"),
     ],

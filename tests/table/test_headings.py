@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -719,7 +720,7 @@ WRONG = {
     ),
     "logarithm": ("N,D,log10_loss\n1e8,2e9,0.5\n", "Logarithms are not read"),
     "excess": ("N,D,delta_loss\n1e8,2e9,0.5\n", "{'loss': 'delta_loss'}"),
-    "points and commas": ("N;D (M);loss\n1e8;2,000;3.12\n", "no commas between thousands"),
+    "points and commas": ('N,D (M),loss\n1e8,"2,000",3\n', "no commas between thousands"),
 }
 
 
@@ -817,3 +818,177 @@ def test_a_speed_named_flops_is_told_once() -> None:
     rows = {"params": N, "tokens": D, "loss": L, "tflops": 300.0}
     notes = [n for n in RunTable.read(pd.DataFrame(rows)).notes if "tflops" in n]
     assert notes == ["The column 'tflops' is no compute of whole runs; it is not used."]
+
+
+def columns(**more: object) -> dict[str, object]:
+    """Four runs whose D of 1e9 to 4e9 follows from their steps, 512 sequences of 1,024 tokens each."""
+    D = np.array([1e9, 2e9, 3e9, 4e9])
+    own = {"params": [1e8, 2e8, 3e8, 4e8], "steps": D / 2**19, "val_loss": [3.11, 3.02, 2.93, 2.87]}
+    return {**own, **{name: [value] * 4 for name, value in more.items()}}
+
+
+WHOLE = {"global_batch_size": 512, "seq_len": 1024}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"batch_size": 8}, {"micro_batch": 8, "train_batch_size": 512}, {"max_position_embeddings": 4096},
+        {"max_length": 20}, {"batch_size": 8, "num_gpus": 64}, {"top_k": 50},
+    ],
+)  # fmt: skip
+def test_the_whole_batch_and_the_length_that_was_trained_make_the_tokens(beside) -> None:
+    """A batch of one device, or the longest that a model can read, is another thing."""
+    read = RunTable.read(columns(**WHOLE, **beside))
+    assert read.tokens == pytest.approx([1e9, 2e9, 3e9, 4e9])
+    assert read.batch_units == pytest.approx([2**19] * 4)
+
+
+PARTS = (
+    "gas grad_acc accum_steps accum_iter grad_accum_every gradient_accumulation_iters nproc_per_node n_gpus "
+    "num_nodes gpus_per_node dp_degree ddp_world_size tpu_cores num_chips gpu_type"
+)
+
+
+@pytest.mark.parametrize("heading", PARTS.split())
+def test_a_batch_beside_devices_or_accumulation_is_asked_for(heading: str) -> None:
+    """It may be a part of the whole; with D known, steps say the whole."""
+    value = "8xA100" if heading == "gpu_type" else 8
+    given = columns(batch_size=64, seq_len=1024, **{heading: value})
+    with pytest.raises(TableError, match=f"part of the batch, beside .'{heading}'"):
+        RunTable.read(given)
+    read = RunTable.read({**given, "tokens": [1e9, 2e9, 3e9, 4e9]})
+    assert read.batch_units == pytest.approx([2**19] * 4)
+
+
+def test_lengths_that_differ_are_asked_for() -> None:
+    """None of two is taken for the other."""
+    with pytest.raises(TableError, match="'seq_len', 'block_size'. differ, so none was taken"):
+        RunTable.read(columns(global_batch_size=512, seq_len=1024, block_size=2048))
+
+
+@pytest.mark.parametrize(("times", "severity"), [(0.01, "warning"), (0.8, "note"), (1.0, None)])
+def test_tokens_are_compared_with_steps_and_batches(times: float, severity: str | None) -> None:
+    """What differs by a twentieth is told, and by a factor of two it is a warning."""
+    tokens = [times * D for D in (1e9, 2e9, 3e9, 4e9)]
+    found = {
+        d.code: d.severity for d in RunTable.read({**columns(**WHOLE), "tokens": tokens}).findings
+    }
+    assert found.get("tokens_differ") == severity
+
+
+def test_tokens_of_some_runs_come_from_their_steps() -> None:
+    """Where the others agree with theirs."""
+    read = RunTable.read({**columns(**WHOLE), "tokens": [1e9, None, 3e9, 4e9]})
+    assert read.tokens == pytest.approx([1e9, 2e9, 3e9, 4e9])
+
+
+@pytest.mark.parametrize(
+    ("text", "N", "D", "loss"),
+    [
+        ("Modell;Parameter (Mio);Tokens (Mrd);Val Loss\na;160;300;2,8123\nd;2.800;1.000;2,3011\n",
+         [160e6, 2.8e9], [300e9, 1e12], [2.8123, 2.3011]),
+        ("Modell;Parameter (Mio);Tokens (Mrd);Val Loss\na;160;300;2,812\nc;1.410;300;2,412\n",
+         [160e6, 1.41e9], [300e9, 300e9], [2.812, 2.412]),
+        ("model;params (M);tokens (B);loss\na;160;300;2.812\nd;2,800;1,000;2.301\n",
+         [160e6, 2.8e9], [300e9, 1e12], [2.812, 2.301]),
+        ('params (M),tokens (B),loss\n160,300,2.812\n"2,800","1,000",2.301\n',
+         [160e6, 2.8e9], [300e9, 1e12], [2.812, 2.301]),
+        ("N,D,loss\n125.000.000,2.500.000.000,3.2\n350.5M,7B,3.0\n", [125e6, 350.5e6], [2.5e9, 7e9],
+         [3.2, 3.0]),
+        ('N,D,loss\n1e6,2e7,"3,141"\n', [1e6], [2e7], [3.141]),
+        ("N (M)\tD (B)\tloss\n1.400\t300\t2,8\n0,5\t1.000\t2,9\n", [1.4e9, 0.5e6], [300e9, 1e12],
+         [2.8, 2.9]),
+    ],
+)  # fmt: skip
+def test_points_and_commas_mean_the_same_in_a_whole_table(text, N, D, loss, tmp_path) -> None:
+    """Where a loss, or any cell that can mean one thing only, says which stands before decimals."""
+    path = tmp_path / "runs.csv"
+    path.write_text(text)
+    read = RunTable.read(path)
+    assert read.params == pytest.approx(N)
+    assert read.tokens == pytest.approx(D)
+    assert read.loss == pytest.approx(loss)
+
+
+def test_of_two_learning_rates_the_peak_is_taken() -> None:
+    """The other is where its schedule ended; of two that cross none is taken."""
+    row = {"n_params": 1e8, "tokens": 2e9, "val/loss": 3.0}
+    nested = [{"summary": {**row, "learning_rate": 6e-5}, "config": {"learning_rate": 6e-4}}]
+    flat = [{"Name": "a", "lr": 6e-5, "learning_rate": 6e-4, **row}]
+    assert RunTable.read(nested).lr == RunTable.read(flat).lr == [6e-4]
+    crossed = [{**row, "lr": 1e-3, "max_lr": 1e-4}, {**row, "lr": 1e-4, "max_lr": 1e-3}]
+    assert RunTable.read(crossed).lr is None
+
+
+def test_epochs_that_were_reached_go_before_those_planned() -> None:
+    """``num_train_epochs`` is a limit of its own."""
+    row = {"n_params": 1e8, "tokens_seen": 2e9, "val_loss": 3.0}
+    read = RunTable.read([{**row, "num_train_epochs": 10, "train/epoch": 0.2}])
+    assert read.unique_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("heading", "factor"),
+    [("FLOPs (total)", 1.0), ("C (6ND+attn)", 1.0), ("FLOPs (E18)", 1e18), ("zettaFLOPs", 1e21),
+     ("PFLOP/s-days", 8.64e19), ("Training FLOPs [fwd + bwd]", 1.0)],
+)  # fmt: skip
+def test_flops_may_have_a_remark_or_a_unit_behind_them(heading: str, factor: float) -> None:
+    """As N, D and the loss may."""
+    N = factor / 1.2e10  # 6·N·D is near
+    read = RunTable.read([{"N": N, "D": 2e9, heading: 1.1, "loss": 3.0}])
+    assert read.flops == pytest.approx([1.1 * factor])
+
+
+@pytest.mark.parametrize("heading", ["Training FLOPs (×1018)", "FLOPs (Z)"])
+def test_flops_in_an_unknown_unit_are_asked_for(heading: str) -> None:
+    """Not taken as they are, nor passed over in silence."""
+    read = RunTable.read([{"N": 1e8, "D": 2e9, heading: 1.3, "loss": 3.0}])
+    assert any(repr(heading) in note for note in read.notes)
+    with pytest.raises(TableError, match="'flops': '" + re.escape(heading)):
+        RunTable.read([{"N": 1e8, heading: 1.3, "loss": 3.0}])
+
+
+@pytest.mark.parametrize(
+    "heading", ["val_loss_every", "init_val_loss", "best_val_loss_epoch", "mean_val_loss_drop"]
+)
+def test_what_only_speaks_of_a_loss_is_no_loss_beside_one(heading: str) -> None:
+    """By its words, or by values far from those of a usual heading."""
+    losses = [3.01, 2.93, 2.87, 2.8]
+    rows = [{"n_params": 1e8, "tokens": 2e9, "loss": x, heading: 0.1 * x} for x in losses]
+    assert RunTable.read(rows).loss.tolist() == losses
+
+
+def test_layers_are_no_loss() -> None:
+    """A column L of whole numbers beside a training loss."""
+    rows = [{"N": 1e8, "D": d, "train_loss": 3 - d / 1e10, "L": 12} for d in (1e9, 2e9, 3e9)]
+    assert RunTable.read(rows).loss == pytest.approx([2.9, 2.8, 2.7])
+
+
+def test_two_spellings_of_a_quantity_fill_each_other_up() -> None:
+    """Where they agree in the rows that have both."""
+    rows = [
+        {"n_params": 1e8, "num_params": None, "D": 2e9, "val_loss": 3.1},
+        {"n_params": None, "num_params": 2e8, "D": 2e9, "val_loss": 3.0},
+        {"n_params": 4e8, "num_params": 4e8, "D": 2e9, "val_loss": 2.9},
+    ]
+    read = RunTable.read(rows)
+    assert read.params.tolist() == [1e8, 2e8, 4e8]
+    assert any("is filled up from" in note for note in read.notes)
+
+
+def test_the_experts_of_a_token_are_not_those_of_a_sampler() -> None:
+    """``top_k`` of text generation stands in the same configs."""
+    row = {"params": 8e8, "active_params": 2e8, "tokens": 2e9, "loss": 3.0, "num_experts": 16}
+    read = RunTable.read([{**row, "top_k": 50, "num_experts_per_tok": 2}])
+    assert read.experts == [8.0]
+
+
+def test_numbers_as_python_prints_them_are_read_from_dicts_in_cells() -> None:
+    """A nan, and NumPy's own numbers."""
+    config = "{'n_params': np.float64(1e8)}"
+    rows = [
+        {"name": "a", "summary": "{'val/loss': 3.0, 'tokens': 2e9, 'grad': nan}", "config": config}
+    ]
+    read = RunTable.read(rows)
+    assert (read.params[0], read.tokens[0], read.loss[0]) == (1e8, 2e9, 3.0)

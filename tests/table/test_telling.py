@@ -188,3 +188,80 @@ def test_the_unit_of_d_is_read_and_not_that_of_the_loss() -> None:
         assert read.unit == ("samples" if said["unit"][0] == "samples" else "tokens")
     samples = fit_runs({**many, "unit": ["samples"] * ROWS})
     assert "flops_implausible" not in {d.code for d in samples.diagnostics}
+
+
+def test_a_log_whose_last_step_is_off_its_grid_is_a_log() -> None:
+    """As most end: the last evaluation is at the end of the run, not at a multiple."""
+    steps = [*range(1, 11), 10.5]
+    rows = [
+        {"experiment": f"run-{N}", "N": N, "D": 1e9 * s, "step": s, "val_loss": 3 + 1 / s + 1e8 / N}
+        for N in (1e8, 2e8, 3e8)
+        for s in steps
+    ]
+    assert {d.code: d.severity for d in RunTable.read(rows).findings} == {"names_repeat": "warning"}
+    unnamed = [{k: v for k, v in row.items() if k not in ("experiment", "step")} for row in rows]
+    assert "names_repeat" in {d.code for d in RunTable.read(unnamed).findings}
+
+
+MEANS = [
+    ({"size": "125M"}, ["0", "1", "mean", "std"]),
+    ({}, ["a", "b", "a mean", "a std"]),
+]
+
+
+@pytest.mark.parametrize(("more", "last"), MEANS)
+def test_rows_that_sum_up_seeds_are_no_runs(more, last) -> None:
+    """A word for a mean in the column of seeds, or at the end of a label."""
+    name = "seed" if more else "run"
+    losses = [3.2, 3.22, 3.21, 0.01]
+    rows = [
+        {**more, name: cell, "N": 1e8, "D": 2e9, "loss": x}
+        for cell, x in zip(last, losses, strict=True)
+    ]
+    assert RunTable.read(rows).loss.tolist() == [3.2, 3.22]
+
+
+def test_a_table_of_means_keeps_its_means() -> None:
+    """There are no other runs."""
+    rows = [
+        {"N": N, "D": 2e9, "stat": stat, "loss": x}
+        for N in (1e8, 2e8)
+        for stat, x in (("mean", 3.2), ("std", 0.01))
+    ]
+    assert RunTable.read(rows).loss.tolist() == [3.2, 3.2]
+
+
+def test_a_run_in_the_middle_of_the_others_is_a_run() -> None:
+    """The centre of a design has the mean N and D of the rest, and a loss of its own."""
+    N, D = [1e8, 1e8, 3e8, 3e8, 2e8], [1e9, 3e9, 1e9, 3e9, 2e9]
+    assert len(RunTable.read({"N": N, "D": D, "loss": [3.6, 3.3, 3.4, 3.0, 3.2]})) == 5
+    assert len(RunTable.read({"N": N, "D": D, "loss": [3.6, 3.3, 3.4, 3.0, 3.325]})) == 4
+
+
+@pytest.mark.parametrize("names", [[0, 0, 1, 1], [1, 1, 2, 2], [12.5, 12.5, 40.0, 40.0]])
+def test_budgets_that_are_no_flops_name_the_groups(names) -> None:
+    """An index, or hours: approach 2 takes the mean compute of each."""
+    N, C = np.array([1e8, 2e8, 2e8, 4e8]), np.array([1e18, 1e18, 4e18, 4e18])
+    columns = {"N": N, "D": C / (6 * N), "budget": names, "flops": C, "loss": [3.6, 3.3, 3.1, 3.0]}
+    assert RunTable.read(columns).budget == pytest.approx(C)
+
+
+def test_budgets_that_name_seeds_are_not_used() -> None:
+    """Runs of one group then differ in compute."""
+    N, C = np.array([1e8, 2e8, 1e8, 2e8]), np.array([1e18, 4e18, 1e18, 4e18])
+    columns = {"N": N, "D": C / (6 * N), "budget": [1, 1, 2, 2], "loss": [3.6, 3.3, 3.1, 3.0]}
+    assert RunTable.read(columns).budget == pytest.approx(C)
+
+
+def test_sizes_are_not_filled_down_over_other_widths() -> None:
+    """N was not logged there."""
+    rows = [
+        {"Name": name, "n_params": N, "d_model": width, "tokens": 2e9, "val_loss": 3.0}
+        for name, N, width in (
+            ("a", 1e8, 512),
+            ("b", 2e8, 768),
+            ("c", None, 1024),
+            ("d", None, 1536),
+        )
+    ]
+    assert RunTable.read(rows).params.tolist() == [1e8, 2e8]

@@ -25,14 +25,21 @@ _MULTIPLIERS = {w: float(f) for f, ws in HEADINGS["multipliers"].items() for w i
 _PREFIXES = {w: float(f) for f, ws in HEADINGS["prefixes"].items() for w in ws.split()} | {"": 1.0}
 _PREFIX = "|".join(sorted(_PREFIXES, key=len, reverse=True))
 _FLOPS = re.compile(rf"({_PREFIX})_?f(?:lop|lo)?s?(?:_?/?(?:s|sec))?((?:_?days?|_?d)?)")
-# Commas that can only group thousands: two groups or more, or a decimal point behind one.
-_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3}){2,}(?:\.\d*)?|,\d{3}\.\d*)")
-_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-# Commas that can only be decimal points; in a file where a comma cannot part columns, any comma.
-DECIMAL = re.compile(r"[+-]?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,})|\d+,\d+e[+-]?\d+)", re.I)
-_ANY_DECIMAL = re.compile(r"[+-]?\d[\d.]*,\d+(?:e[+-]?\d+)?", re.I)
-# Dots that can only group thousands: two groups or more, or a decimal comma behind one.
-_DOT_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:\.\d{3}){2,}(?:,\d*)?|\.\d{3},\d*)")
+# Marks that can only group thousands: two groups or more, or the other mark behind one.
+_GROUPED = {
+    ",": re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3}){2,}(?:\.\d*)?|,\d{3}\.\d*)"),
+    ".": re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:\.\d{3}){2,}(?:,\d*)?|\.\d{3},\d*)"),
+}
+# Marks that can only stand before decimals, and, in a loss, which is no number of thousands, any.
+_DECIMAL = {
+    m: re.compile(
+        rf"[+-]?(?:0[{m}]\d+|\d+[{m}](?!0$)(?:\d{{1,2}}|\d{{4,}})|\d+[{m}]\d+e[+-]?\d+)", re.I
+    )
+    for m in ",."
+}
+_OF_LOSS = {m: re.compile(rf"[+-]?\d+[{m}]\d+") for m in ",."}
+_THOUSANDS = {m: re.compile(rf"[+-]?[1-9]\d{{0,2}}(?:[{m}]\d{{3}})+(?!\d)") for m in ",."}
+_OTHER = {",": ".", ".": ","}
 _POWER = re.compile(r"(?:([\d.]+)\s*[x×·*]\s*)?10\s*(?:\^|\*\*)\s*\{?([+-]?\d+)\}?")
 _SUFFIXED = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z][a-z/\-_ ]*)", re.I)
 # Behind a number: its standard error, or a remark in brackets.
@@ -41,6 +48,7 @@ _COMMA_SUFFIXED = re.compile(
     r"(0|\d+(?=,(?:\d{1,2}|\d{4,})\s*[a-z×·*])),(\d+)(?=\s*[a-z×·*])", re.I
 )
 _BEFORE_POINT = re.compile(r"(?<=\d),(?=\d{3}(?:,\d{3})*\.\d)")
+_LOOKED_AT = 50  # cells of a column, for its marks
 _NO_VALUE = WORDS["without_result"] | WORDS["summaries"]
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _COUNTED = re.compile(r"_?(?:tokens?|toks?|params?|parameters|samples?|images?|sequences?)$")
@@ -69,9 +77,10 @@ def unit_factor(text: str) -> float | None:
         return _MULTIPLIERS.get(bare, 1.0)
     if match := re.fullmatch(r"(.+)_flops?", words):
         return unit_factor(match[1])
-    power = _POWER.fullmatch(_raised(bare.lstrip("x×·*")))
+    bare = re.sub(r"^e(?=\d)", "1e", bare.lstrip("x×·*"))
+    power = _POWER.fullmatch(_raised(bare))
     with suppress(ValueError):
-        factor = float(f"1e{power[2]}" if power else bare.lstrip("x×·*"))
+        factor = float(f"1e{power[2]}" if power else bare)
         return factor if factor >= 10 and math.log10(factor) % 1 == 0 else None
     return None
 
@@ -82,25 +91,39 @@ def numbers(
     factor: float = 1.0,
     *,
     counts: bool = False,
-    free_comma: bool = False,
+    decimal: str = "",
 ) -> Floats:
     """A column in units of ``factor`` as floats, NaN where empty; ``counts`` may bring a unit each.
 
-    ``free_comma``: a comma cannot part the columns of this table.
+    ``decimal`` stands before decimals in the rest of the table: a comma, a point, or empty: not known.
     """
     if isinstance(values, np.ndarray):
         if values.dtype.kind in "iuf":
             return values.astype(np.float64) * factor
         values = values.tolist()
-    if set(map(type, values)) <= {float, int, str} and not free_comma:
+    if set(map(type, values)) <= {float, int, str} and decimal != ",":
         with suppress(ValueError, OverflowError):
             return np.array(list(map(float, values)), dtype=np.float64) * factor
     texts = [v.strip() for v in values if isinstance(v, str)]
-    decimal = _ANY_DECIMAL if free_comma else DECIMAL
-    meanings = {"group": _GROUPED, "dots": _DOT_GROUPS, "decimal": decimal}
-    comma = next((m for m, form in meanings.items() if any(map(form.fullmatch, texts))), "")
-    parsed = (_number(v, comma, column, i, factor, counts) for i, v in enumerate(values, start=1))
+    sure = [_OTHER[m] for m, form in _GROUPED.items() if any(map(form.fullmatch, texts))]
+    sure += ["," for _ in range(1) if any(map(_DECIMAL[","].fullmatch, texts))]
+    decimal = sure[0] if sure else decimal
+    parsed = (_number(v, decimal, column, i, factor, counts) for i, v in enumerate(values, start=1))
     return np.fromiter(parsed, dtype=np.float64, count=len(values))
+
+
+def is_grouped(text: str) -> bool:
+    """Whether points may part thousands in a number, which is another number where they do not."""
+    return bool(_THOUSANDS["."].fullmatch(text.strip()))
+
+
+def marks(cells: Sequence[Any] | NDArray[Any], of_loss: bool) -> set[str]:
+    """The marks, a point or a comma, that some cells of a column can only have before decimals."""
+    some = cells[:_LOOKED_AT]
+    if isinstance(some, np.ndarray):
+        return {"."} if some.dtype.kind == "f" and np.any(some[np.isfinite(some)] % 1) else set()
+    texts, forms = [str(c).strip() for c in some], _OF_LOSS if of_loss else _DECIMAL
+    return {mark for mark, form in forms.items() if any(map(form.fullmatch, texts))}
 
 
 def read_number(text: str) -> float | None:
@@ -112,17 +135,16 @@ def read_number(text: str) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _number(value: Any, comma: str, column: str, row: int, factor: float, counts: bool) -> float:
+def _number(value: Any, decimal: str, column: str, row: int, factor: float, counts: bool) -> float:
     if is_missing(value) or (isinstance(value, str) and value.strip().lower() in _NO_VALUE):
         return math.nan
     hint, text = "", value
     if isinstance(value, str):
         text = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", value.strip(" *$†‡§'\"=").lstrip("~≈"))
         text = _REMARK.sub("", text.replace("\\times", "×").replace("\\cdot", "·"))
-        if comma in ("decimal", "dots") and ("," in text or comma == "dots"):
-            text = text.replace(".", "").replace(",", ".")
-        elif comma == "group" and (_GROUPED.fullmatch(text) or _ONE_GROUP.fullmatch(text)):
-            text = text.replace(",", "")
+        if decimal and (thousands := _THOUSANDS[_OTHER[decimal]].match(text)):
+            text = thousands[0].replace(_OTHER[decimal], "") + text[thousands.end() :]
+        text = text.replace(",", ".") if decimal == "," else text
         text = _COMMA_SUFFIXED.sub(r"\1.\2", _BEFORE_POINT.sub("", text))
         if "," in text:
             hint = " Write decimals with a point, and no commas between thousands."

@@ -5,13 +5,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, TableError, nearest_name
-from flops_fit.table.cells import HEADINGS, WORDS, Floats, is_missing, numbers
+from flops_fit.table.cells import HEADINGS, WORDS, Floats, is_missing, marks, numbers
 from flops_fit.table.headings import (
     FRACTIONAL,
     TEXT,
@@ -38,23 +39,31 @@ HORIZON = {"planned_flops": "flops", "planned_tokens": "tokens", "planned_steps"
 CIRCUMSTANCES = (
     *("epochs", "active_params", "experts", "experts_per_token", "flops_per_token", "ratio"),
     *("step", "batch_size"),
-    *("batch_tokens", "seq_len", "samples", "lr", "seed", "accumulation", "devices"),
+    *("batch_tokens", "seq_len", "samples", "lr", "seed"),
     *("units_per_second", "loss_at_least", "weight_decay"),
 )
 _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params", "experts", "experts_per_token")
 _NAMED_DEVICES = re.compile(r"(\d+)\s*[x×*]?\s*[A-Za-z].*|.*\S\s*[x×*]\s*(\d+)")  # 8xH100
 _OPTUNA = {"number", "value", "state", "datetime_start"}  # of its trials; value is the objective
 _ALMOST = 0.06  # labels such as 4.6M are rounded
+_SEVERAL = 3  # rows; that all losses of so many are whole numbers is no chance
+_UNUSUAL = 5  # distance of a heading that only has a word for a loss in it
+WHOLE_BATCH = re.compile("global|gbs|total|effective")
 
 
 @dataclass(frozen=True)
 class ColumnMatch:
-    """The column that holds a quantity, its unit, how sure that is (0 best), and a note on it."""
+    """The column that holds a quantity, its unit, how sure that is (0 best), and a note on it.
+
+    ``also`` are columns of the same, for the cells that are empty; of a ``clash`` none can be taken.
+    """
 
     column: str
     note: str = ""
     factor: float = 1.0
     distance: int = 0
+    also: tuple[str, ...] = ()
+    clash: tuple[str, ...] = ()
 
     def said(self, name: str) -> str:
         """What was recognised, in one line."""
@@ -73,6 +82,13 @@ class Raw:
     rows: int
     free_comma: bool = False  # a comma cannot part columns
 
+    @cached_property
+    def decimal(self) -> str:
+        """What stands before decimals in this table, a comma or a point; empty where that is not known."""
+        columns = self.cells.items()
+        found = set().union(*(marks(cells, bool(rank("loss", h))) for h, cells in columns))
+        return found.pop() if len(found) == 1 else "," * (self.free_comma and not found)
+
     def filled(self) -> list[str]:
         """The headings under which there is any value."""
         return [heading for heading, cells in self.cells.items() if not all(map(is_missing, cells))]
@@ -84,11 +100,27 @@ class Raw:
 
     def numbers(self, name: str, match: ColumnMatch) -> Floats:
         """The column of a quantity as numbers in its own unit."""
-        counts, comma = name not in FRACTIONAL, self.free_comma
-        cells = self.cells[match.column]
-        if name == "devices":
-            cells = [_NAMED_DEVICES.sub(r"\1\2", str(cell)) for cell in cells]
-        return numbers(cells, match.column, match.factor, counts=counts, free_comma=comma)
+        counts = name not in FRACTIONAL
+        units = {h: split_unit(h)[1] if counts else 1.0 for h in match.also} | {
+            match.column: match.factor
+        }
+        values = np.full(self.rows, np.nan)
+        for h, unit in reversed(units.items()):
+            own = numbers(self.cells[h], h, unit, counts=counts, decimal=self.decimal)
+            values = np.where(np.isnan(values), own, values)
+        return values
+
+    def parallel(self) -> list[str]:
+        """The columns that say on how many devices, or in how many parts, a batch is computed."""
+        out = []
+        for h, cells in self.cells.items():
+            words = set(re.split(r"[\W_]+", normalised(h)))
+            if words & WORDS["parallel"] and words <= WORDS["parallel"] | WORDS["how_many"]:
+                texts = [_NAMED_DEVICES.sub(r"\1\2", str(cell)) for cell in cells]
+                with suppress(TableError, ValueError):
+                    if np.nanmax(numbers(texts, h)) > 1:
+                        out.append(h)
+        return out
 
 
 def check_mapping(
@@ -141,6 +173,7 @@ def find_numbers(
             candidates = _without_auxiliary(candidates, raw.headings)
             if not candidates and set(raw.headings) >= _OPTUNA and "value" in raw.cells:
                 candidates = {"value": (1, 3, 0)}
+            candidates = _plausible(candidates, raw)
         counted = {h: r for h, r in candidates.items() if h not in filled or raw.counts(h)}
         candidates = counted or (candidates if name in ("params", "tokens", "loss") else {})
         if name == "tokens" and "total_tokens" in candidates and "tokens" in candidates:
@@ -218,16 +251,28 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -
     best = min(candidates.values())
     purpose, distance, _ = best
     ties = [h for h, r in candidates.items() if r == best]
+    if name in CIRCUMSTANCES:  # a usual heading at the end of a path is as good as one alone
+        usual = min((r[2], r[1]) for r in candidates.values() if (r[1] > 2) == (distance > 2))
+        ties = [
+            h for h, r in candidates.items() if r[2] == usual[0] and (r[1] <= 2 or r[1] == usual[1])
+        ]
+        whole = [h for h in ties if WHOLE_BATCH.search(h.lower())] if "batch" in name else []
+        ties = whole or ties
+    if name == "lr" and (peak := _largest(ties, raw)):
+        ties = [peak]
     ties.sort(key=lambda h: ("total" not in h, len(h.strip()) == 1))
     ends = [h for h in ties if {"last", "final"} & set(words_of(h))]
     ties = ends if len(ends) == 1 else ties
-    column = ties[0] if len(ties) == 1 or name in CIRCUMSTANCES else _same(name, ties, raw)
+    same = _same(name, ties, raw)
     if name in ("params", "tokens", "flops") and distance <= 2:
         near = [h for h, r in candidates.items() if h not in ties and r[0] == purpose and r[1] <= 2]
-        column = _same(name, [*ties, *near], raw) or column
-    if not column:
+        same = _same(name, [*ties, *near], raw) or same
+    if not same and name in CIRCUMSTANCES:
+        return ColumnMatch(ties[0], clash=tuple(ties))
+    if not same:
         choice, wide = {name: ties[0]}, wide_hint(ties)
         raise TableError(f"{ties} could each be {name}; say which: columns={choice}.{wide}")
+    column, *also = same
     others = [heading for heading, r in candidates.items() if r[0] > purpose and r[1] <= 5]
     note = f"The column {column!r} was taken for {name}." if distance >= 3 else ""
     if name == "loss" and purpose == 0 and others:
@@ -238,11 +283,53 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -
             "lower where data repeats."
         )
     factor = split_unit(column)[1] if name not in FRACTIONAL else 1.0
-    return ColumnMatch(column, note, factor, distance)
+    if also:
+        joined = f"{column!r} is filled up from {listed(list(map(repr, also)), 3, ', ')}."
+        note = f"{note} {joined}".strip()
+    return ColumnMatch(column, note, factor, distance, tuple(also))
 
 
-def _same(name: str, ties: Sequence[str], raw: Raw) -> str:
-    """Of columns that hold the same, up to the rounding of labels, the most complete and exact."""
+def _plausible(
+    candidates: dict[str, tuple[int, int, int]], raw: Raw
+) -> dict[str, tuple[int, int, int]]:
+    """The losses less whole numbers, and less those of an unusual heading that are far from a usual one."""
+    if len(candidates) < 2:
+        return candidates
+    typical = {}
+    for h in candidates:
+        with suppress(KeyError, TableError):
+            values = raw.numbers("loss", ColumnMatch(h))
+            values = values[np.isfinite(values)]
+            if np.any(values % 1) or 0 < len(values) < _SEVERAL:
+                typical[h] = float(np.median(values))
+    usual = [typical[h] for h, r in candidates.items() if r[1] < _UNUSUAL and h in typical]
+    near = {
+        h: r
+        for h, r in candidates.items()
+        if h in typical
+        and (r[1] < _UNUSUAL or not usual or any(0.5 <= typical[h] / u <= 2 for u in usual if u))
+    }
+    return near or candidates
+
+
+def _largest(ties: Sequence[str], raw: Raw) -> str:
+    """The column that is nowhere below another: rates fall along a run, and the peak is asked for."""
+    columns = {}
+    for h in ties:
+        with suppress(KeyError, TableError):
+            columns[h] = raw.numbers("lr", ColumnMatch(h))
+    every = np.array([*columns.values()])
+    tops = np.fmax.reduce(every) if len(every) > 1 else every
+    return next((h for h, v in columns.items() if np.all((v == tops) | np.isnan(v))), "")
+
+
+def _same(name: str, ties: Sequence[str], raw: Raw) -> list[str]:
+    """Columns that hold the same, up to the rounding of labels, from the most complete and exact on.
+
+    The first, and those that fill its gaps; none where any two differ.
+    """
+    if len(ties) == 1:
+        return [*ties]
     columns = {}
     for h in ties:
         with suppress(KeyError, TableError):  # not kept, or a column of words
@@ -251,13 +338,17 @@ def _same(name: str, ties: Sequence[str], raw: Raw) -> str:
         h: (np.sum(~np.isnan(v)), len(np.unique(v)), sum(x != float(f"{x:.4g}") for x in v))
         for h, v in columns.items()
     }
-    fullest = max(columns, key=fullness.__getitem__, default="")
     allowed = 1e-3 if name == "loss" else _ALMOST
-    for values in columns.values():
-        both = ~np.isnan(values) & ~np.isnan(columns[fullest])
-        if not np.allclose(values[both], columns[fullest][both], rtol=allowed, atol=0):
-            return ""
-    return fullest
+    out: list[str] = []
+    known = np.full(raw.rows, np.nan)
+    for h in sorted(columns, key=fullness.__getitem__, reverse=True):
+        both = ~np.isnan(columns[h]) & ~np.isnan(known)
+        if not np.allclose(columns[h][both], known[both], rtol=allowed, atol=0):
+            return []
+        if np.any(np.isnan(known) & ~np.isnan(columns[h])) or not out:
+            out.append(h)
+            known = np.where(np.isnan(known), columns[h], known)
+    return out
 
 
 def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:

@@ -7,7 +7,10 @@ import unicodedata
 from flops_fit.table.cells import HEADINGS, WORDS, unit_factor
 
 _COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
-_REMARKED = ("params", "tokens", "loss")  # whose heading may end in a remark in brackets
+# Whose heading may end in a remark in brackets, of FLOPs one that is no unit.
+_REMARKED = ("params", "tokens", "loss", "flops", "budget")
+_NO_UNIT = re.compile(r"[(\[].*(?:[a-z]{3}|nd).*[)\]]")
+_LONG_PREFIXES = [w for words in HEADINGS["prefixes"].values() for w in words.split() if len(w) > 1]
 # Whose headings and cells carry no units; top_k is no top in thousands.
 FRACTIONAL = (
     *("loss", "loss_se", "loss_at_least", "epochs", "lr", "ratio", "experts", "experts_per_token"),
@@ -23,7 +26,9 @@ def split_unit(heading: str) -> tuple[str, float]:
         factor = unit_factor(match[2])
         if factor is not None:
             return match[1].rstrip("_,"), factor
-    if match := re.fullmatch(r"(.*?[_/.]|)([a-z]*?f(?:lop|lo)?s?(?:_s)?_days?|[a-z]+flops?)", text):
+    if match := re.fullmatch(
+        r"(.*?[_/.]|)([a-z]*?f(?:lop|lo)?s?(?:[_/]s)?_days?|[a-z]+flops?)", text
+    ):
         factor = unit_factor(match[2])
         if factor is not None and factor != 1:
             return f"{match[1]}flops", factor
@@ -63,6 +68,8 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     if letter and (symbol := re.fullmatch(apart, bare)):
         bases.append((symbol[1] or symbol[2], 2))
     remark = re.fullmatch(r"(.+?)_*[(\[][^()]*[)\]]", bare) if name in _REMARKED else None
+    if name in ("flops", "budget") and not _NO_UNIT.search(bare):
+        remark = None
     if remark and not (name == "loss" and words & WORDS["not_loss"]):
         bases.append((remark[1], 2))
     for base, farther in bases:
@@ -100,6 +107,7 @@ def normalised(heading: str) -> str:
     text = re.sub(r"[\U0001d400-\U0001d7ff]", lambda m: unicodedata.normalize("NFKC", m[0]), text)
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text.lstrip("#№").strip(" *`$\"'†‡§¹²³↓↑"))
     normal = re.sub(r"[\s\-]+", "_", words.lower())
+    normal = re.sub(rf"({'|'.join(_LONG_PREFIXES)})_(?=flop)", r"\1", normal)
     normal = re.sub(r"(loss|size|budget|count)e?s(?=_|$)", r"\1", normal)
     normal = re.sub(r"(?<![a-z])(train|val|eval|test)(?=(?:loss|bpb)(?![a-z]))", r"\1_", normal)
     # A batch in tokens is no number of sequences.

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from flops_fit.errors import TableError
+from flops_fit.flops.functions import Indices
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import WORDS, Floats, is_missing
 from flops_fit.table.columns import (
+    WHOLE_BATCH,
     ColumnMatch,
     Raw,
     find_numbers,
@@ -23,8 +25,10 @@ from flops_fit.table.mixtures import with_dense
 
 _REQUIRED = ("params", "tokens", "loss")
 _PLANNED_OFF = 10.0  # a budget this far off 6·N·D is no compute in FLOPs
+_ONE_BUDGET = 2.0  # most of the compute of a budget's runs to the least
 _LEAST_PER_TOKEN = 0.5  # FLOPs by 6·N: those of a forward pass alone are a third
 _SEVERAL = 1.05  # epochs
+_ROUNDED = 2e-3  # of a mean loss
 _SHOWN = 40  # headings in a message
 _SAME_BLOCK = 3.0  # between C/(N·D) of runs that share a cell
 _ALIKE, _NEARLY_ALL = 0.01, 0.8  # of the units of a sample, and share of the rows that have them
@@ -33,7 +37,8 @@ _LENGTHS = (
     *("samples seq_len", "step batch_tokens", "step batch_size seq_len", "params ratio"),
     "unique_tokens epochs",
 )
-_WHOLE_BATCH = re.compile("global|gbs|total|effective")
+_SPEAKS_OF = {"tokens": "tok|sampl|imag", "flops": "flop|comput"}
+_OFF = 1.05  # of D to steps × batch, from which on it is told
 
 
 @dataclass
@@ -48,6 +53,8 @@ class Quantities:
     asks_epochs: bool = False  # nothing says whether D counts repeats
     asks_length: bool = False  # D counts samples, and each has a length
     asks_active: bool = False  # nothing says how many parameters of the experts a token meets
+    part_of_batch: bool = False  # the batch may be that of one device
+    off_steps: tuple[float, str] | None = None  # D over what steps and batches say, and their words
 
 
 def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
@@ -57,11 +64,13 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     every = find_numbers(raw, mapping)
     used = {*_REQUIRED, *mapping, *(name for name, m in every.items() if m.column in filled)}
     matches = {name: match for name, match in every.items() if name in used}
-    others, told = {}, {}
+    others, told, clashes = {}, {}, []
     for name, match in find_numbers(raw, mapping, cols.CIRCUMSTANCES).items():
         with suppress(TableError):  # a column of text is none of these
             logged = name == "lr" and match.distance > 2  # a rate along the run, not its peak
-            if match.column in filled and not logged:
+            if match.clash:
+                clashes.append(f"{list(match.clash)} differ, so none was taken for {name}.")
+            elif match.column in filled and not logged:
                 others[name], told[name] = raw.numbers(name, match), match.column
     planned = None
     if "budget" in matches:
@@ -75,9 +84,8 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     with_dense(others)
     with suppress(KeyError, TableError):
         others["unique_tokens"] = raw.numbers("unique_tokens", matches["unique_tokens"])
-    parts = [told[n] for n in ("accumulation", "devices") if np.nanmax(others.get(n, 0)) > 1]
-    if _WHOLE_BATCH.search(told.get("batch_size", "").lower()):
-        parts = []
+    size = told.get("batch_size", "")
+    parts = raw.parallel() if size and not WHOLE_BATCH.search(size.lower()) else []
     from_steps = _tokens_of({n: v for n, v in others.items() if not parts or n != "batch_size"})
     derivable = has_compute or from_steps is not None
     if "tokens" in matches and matches["tokens"].column not in filled and derivable:
@@ -85,36 +93,44 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     needed = [name for name in _REQUIRED if name != "tokens" or not derivable]
     if missing := [name for name in needed if name not in matches]:
         asked = (
-            f"{told['batch_size']!r} may be a part of the batch, beside {parts}" if parts else ""
+            f" {size!r} may be a part of the batch, beside {parts}: add a column tokens, or name "
         )
-        raise _lacks(missing, raw, matches, others, asked if "batch_size" in others else "")
+        asked = f"{asked}it global_batch_size if it is the whole." if parts else ""
+        raise _lacks(missing, raw, matches, others, "".join(f" {c}" for c in clashes) or asked)
     data = {name: raw.numbers(name, m) for name, m in matches.items()}
     with np.errstate(all="ignore"):
-        filled_down = _filled_down(data, matches)
+        filled_down = _filled_down(raw, data, matches)
     planned = None if planned is None else data["budget"]
     units = [f"{m.said(name)}." for name, m in matches.items() if m.factor != 1]
-    notes = [*units, *filled_down, *(m.note for m in matches.values() if m.note)]
-    out = Quantities(data, matches, notes, others, _unit(raw, matches))
+    notes = [*units, *filled_down, *(m.note for m in matches.values() if m.note), *clashes]
+    out = Quantities(data, matches, notes, others, _unit(raw, matches), part_of_batch=bool(parts))
     with np.errstate(all="ignore"):
         _complete(out, planned, from_steps)
-    guess = likeliest("tokens", raw, {m.column for m in matches.values()})
-    unknown = "tokens" not in matches and from_steps is None
-    if unknown and re.search("tok|sampl|imag", guess.lower()):
-        notes.append(f"Is {guess!r} D? Then say so: columns={ {'tokens': guess} }.")
+    unknown = {"tokens": "D"} if "tokens" not in matches and from_steps is None else {}
+    unknown |= {"flops": "C"} if not {"flops", "budget"} & {*matches} else {}
+    for name, symbol in unknown.items():
+        guess = likeliest(name, raw, {m.column for m in matches.values()})
+        if re.search(_SPEAKS_OF[name], guess.lower()) and not any(repr(guess) in n for n in notes):
+            notes.append(f"Is {guess!r} {symbol}? Then say so: columns={ {name: guess} }.")
     return out
 
 
-def _filled_down(data: dict[str, Floats], matches: Mapping[str, ColumnMatch]) -> list[str]:
+def _filled_down(
+    raw: Raw, data: dict[str, Floats], matches: Mapping[str, ColumnMatch]
+) -> list[str]:
     """Fill N and C of most rows from the row above, where they stand once a block; and say so."""
     notes, measured = [], np.isfinite(data["loss"])
     for name in ("params", "flops", "budget"):
         empty = np.isnan(data.get(name, np.zeros(1)))
         blocks = not empty[0] and np.sum(~empty) > 1
         if blocks and 2 * np.sum(empty & measured) >= np.sum(measured):
-            above = data[name][np.maximum.accumulate(np.where(empty, 0, np.arange(len(empty))))]
+            block = np.maximum.accumulate(np.where(empty, 0, np.arange(len(empty))))
+            above = data[name][block]
             ratio = above / (data["params"] * data.get("tokens", np.nan))
             ratio = ratio[measured & (ratio > 0)]
             ends = np.quantile(ratio, [0.1, 0.9]) if len(ratio) else [1, 1]  # a sum may stand below
+            if name == "params" and _sizes_change(raw, block):
+                continue  # it was not logged
             if name != "params" and ends[1] > _SAME_BLOCK * ends[0]:
                 continue  # each run has a compute of its own
             data[name], column = above, matches[name].column
@@ -122,21 +138,50 @@ def _filled_down(data: dict[str, Floats], matches: Mapping[str, ColumnMatch]) ->
     return notes
 
 
-def summaries(labels: Sequence[str], data: Mapping[str, Floats]) -> dict[int, str]:
-    """Rows that sum the others up, by their label, or the last one by its N and D."""
-    out = {
-        i: f"its label {label!r} says that it sums up other rows"
-        for i, label in enumerate(labels)
-        if label.strip(" :.*").lower() in WORDS["summaries"]
+def _sizes_change(raw: Raw, block: Indices) -> bool:
+    """Whether a column of widths or depths changes within a block of rows."""
+    sizes = [
+        c for h, c in raw.cells.items() if WORDS["sizes"] & set(re.split(r"[\W_]+", h.lower()))
+    ]
+    return any(
+        str(cells[i]) != str(cells[b])
+        for cells in sizes
+        for i, b in enumerate(block.tolist())
+        if not is_missing(cells[i])
+    )
+
+
+def summaries(raw: Raw, labels: Sequence[str], data: Mapping[str, Floats]) -> dict[int, str]:
+    """Rows that sum the others up, by a word in a label or seed, or the last one by its numbers."""
+    texts = [cells for h, cells in raw.cells.items() if _tells_seeds(h)]
+    last_words = {
+        i: word
+        for cells in (labels, *texts)
+        for i, cell in enumerate(cells)
+        if (word := re.split(r"[\s_/-]+", f" {cell}".strip(" :.*").lower())[-1])
+        in WORDS["summaries"]
     }
-    last = len(labels) - 1
-    others = [data[n][:last][np.isfinite(data[n][:last])] for n in ("params", "tokens")]
-    ends = [data[n][last] for n in ("params", "tokens")]
+    if len(last_words) == len(labels):  # a table of means has no other runs
+        last_words = {i: w for i, w in last_words.items() if w not in WORDS["means"]}
+    out = {i: f"{word!r} says that it sums up other rows" for i, word in last_words.items()}
+    last, names = len(labels) - 1, ("params", "tokens", "loss")
+    others = [data[n][:last][np.isfinite(data[n][:last])] for n in names]
+    if last < 3 or not all(len(v) and np.ptp(v) > 0 for v in others[:2]):
+        return out
+    ends = [data[n][last] for n in names]
     for what, f in (("sum", np.sum), ("mean", np.mean)):
-        varied = last > 2 and all(len(v) and np.ptp(v) > 0 for v in others)
-        if varied and all(abs(f(v) - e) < 1e-6 * e for v, e in zip(others, ends, strict=True)):
+        alike = [abs(f(v) - e) < 1e-6 * e for v, e in zip(others[:2], ends, strict=False)]
+        # A run in the middle of the others has their mean N and D, and a loss of its own.
+        known = what == "mean" and len(others[2]) and np.isfinite(ends[2])
+        own = known and abs(np.mean(others[2]) - ends[2]) > _ROUNDED * abs(ends[2])
+        if all(alike) and not own:
             out[last] = f"its N and D are the {what} of those above"
     return out
+
+
+def _tells_seeds(heading: str) -> bool:
+    words = set(re.split(r"[\W_]+", heading.lower()))
+    return bool(words & {"seed", "stat", "statistic", "aggregate", "aggregation", "replicate"})
 
 
 def _unit(raw: Raw, matches: Mapping[str, ColumnMatch]) -> str:
@@ -152,6 +197,8 @@ def _unit(raw: Raw, matches: Mapping[str, ColumnMatch]) -> str:
 def batches(read: Quantities) -> tuple[Floats | None, str]:
     """The batch of each row, and what it counts where that is not what D counts."""
     size, others = read.others.get("batch_size"), read.others
+    if read.part_of_batch and "step" in others and "batch_tokens" not in others:
+        return read.data["tokens"] / others["step"], ""
     if "batch_tokens" in others and read.unit == "tokens":
         return others["batch_tokens"], ""
     if size is None or read.unit != "tokens":
@@ -192,6 +239,14 @@ def _complete(out: Quantities, planned: Floats | None, steps: tuple[Floats, str]
     if "tokens" not in data and steps is not None:
         data["tokens"] = steps[0]
         notes.append(f"The table has no tokens: D = {steps[1]}.")
+    elif steps is not None and out.unit == "tokens" and "batch" in steps[1]:
+        off = float(np.nanmedian(data["tokens"] / steps[0]))
+        if 1 / _OFF < off < _OFF and np.any(empty := np.isnan(data["tokens"]) & (steps[0] > 0)):
+            data["tokens"] = np.where(empty, steps[0], data["tokens"])
+            notes.append(f"{np.sum(empty)} runs have no tokens: D = {steps[1]}.")
+        repeated = off * float(np.nanmedian(out.others.get("epochs", 1.0)))
+        if not any(1 / _OFF < x < _OFF for x in (off, repeated)):
+            out.off_steps = off, steps[1]
     flops = out.matches.get("flops")
     if flops and flops.distance == 4 and "tokens" in data:
         off = float(np.nanmedian(data["flops"] / (6 * data["params"] * data["tokens"])))
@@ -209,6 +264,32 @@ def _complete(out: Quantities, planned: Floats | None, steps: tuple[Floats, str]
         data["tokens"] = data["flops"] / (6 * data["params"])
         notes.append("The table has no tokens: D = C/(6N) was assumed.")
     _epochs(out)
+    _costs(out)
+    if planned is not None:
+        _name_budgets(out)
+
+
+def _name_budgets(out: Quantities) -> None:
+    """Where budgets are no FLOPs but names of them, use the compute of their runs instead."""
+    data, names = out.data, out.data["budget"]
+    off = float(np.nanmedian(names / data["flops"]))
+    if 1 / _PLANNED_OFF < off < _PLANNED_OFF:
+        return
+    column = out.matches.pop("budget").column
+    groups = [data["flops"][names == name] for name in np.unique(names)]
+    means = np.array([np.exp(np.nanmean(np.log(C))) for C in groups])
+    spread = np.median([np.nanmax(C) / np.nanmin(C) for C in groups])
+    if spread > _ONE_BUDGET:
+        del data["budget"]
+        out.notes.append(f"The column {column!r} is no compute in FLOPs; it is not used.")
+        return
+    data["budget"] = means[np.searchsorted(np.unique(names), names)]
+    out.notes.append(f"The column {column!r} only names budgets: each is the mean C of its runs.")
+
+
+def _costs(out: Quantities) -> None:
+    """Fill in C, and say how."""
+    data, notes = out.data, out.notes
     if "flops" in data:
         product = data["params"] * data["tokens"]
         known, gaps = np.isfinite(data["flops"]), np.isnan(data["flops"]) & (product > 0)
@@ -266,13 +347,16 @@ def _lacks(
     raw: Raw,
     matches: Mapping[str, ColumnMatch],
     others: Mapping[str, Floats],
-    batch: str,
+    unclear: str,
 ) -> TableError:
-    """All that is missing, with the likeliest heading of each; ``batch``: what is unclear of it."""
+    """All that is missing, with the likeliest heading of each; ``unclear``: what is, of batches."""
     taken = {match.column for match in matches.values()}
     likely: dict[str, str] = {}
     for name in missing:
         likely[name] = likeliest(name, raw, {*taken, *likely.values()})
+    compute = likeliest("flops", raw, taken) if "tokens" in missing else ""
+    if re.search(_SPEAKS_OF["flops"], compute.lower()) and likely["tokens"] == "your_column":
+        likely["flops"] = likely.pop("tokens") and compute
     fix = f"Say which is which: columns={likely}."
     first = raw.cells.get(raw.headings[0], ()) if raw.headings else ()
     known = {n for c in first for n in _REQUIRED if not is_missing(c) and rank(n, str(c))}
@@ -289,8 +373,8 @@ def _lacks(
         fix = "The quantities stand in rows, one column a run: transpose the table."
     elif logs:
         fix = f"Logarithms are not read: add columns of the numbers themselves beside {logs}."
-    elif "tokens" in missing and batch:
-        fix += f" {batch}: add a column tokens, or name it global_batch_size if it is the whole."
+    elif "tokens" in missing and unclear:
+        fix += unclear
     elif "tokens" in missing and "step" in others:
         fix += " Steps are no tokens: add a column tokens = steps × batch size × sequence length."
     elif "loss" in missing and re.search("ppl|perplexity", " ".join(raw.headings).lower()):

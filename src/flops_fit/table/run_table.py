@@ -58,7 +58,7 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
     reasons |= _unsound_rows(data, unfinished, reasons)
     if task in metrics:  # which not every run need have
         reasons |= {i: f"it has no value of {task}" for i in lost if i not in outcomes}
-    reasons = (summed := summaries(labels, data)) | reasons
+    reasons = (summed := summaries(raw, labels, data)) | reasons
     kept = [i for i in range(raw.rows) if i not in reasons]
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:

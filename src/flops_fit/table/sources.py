@@ -6,6 +6,7 @@ Files are not trusted: what is no table is refused, and reading stops at the row
 import ast
 import csv
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,11 @@ from flops_fit.table.text_files import binary, encoding, keeps, lines, opened, r
 from flops_fit.trackers.tracker import TrackedRun, TrackedRuns, flat
 
 MOST_ROWS = 1_000_000
+# What Python prints of numbers and cannot read: a nan, and NumPy's.
+_LITERAL, _NUMPY = (
+    re.compile(r"([\[(:,\s])-?(?:nan|inf)([\])},\s])"),
+    re.compile(r"np\.\w+\(([^()]*)\)"),
+)
 _SMALL = 10_000  # rows of a table whose columns are all kept
 
 
@@ -56,7 +62,8 @@ def _mapping(cell: Any) -> Any:
     if isinstance(cell, str) and cell.lstrip().startswith("{"):
         for read in (json.loads, ast.literal_eval):
             with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-                return read(cell)
+                python = _LITERAL.sub(r"\1None\2", _NUMPY.sub(r"\1", cell))
+                return read(cell if read is json.loads else python)
     return cell
 
 
@@ -211,11 +218,14 @@ def from_rows(rows: Iterable[Any], wanted: Wanted) -> Raw:
 
 def _as_mapping(row: Any) -> Any:
     """Named tuples, models of pydantic, rows of pandas, dataclasses and what has a loss."""
+    if hasattr(row, "keys") and hasattr(row, "__getitem__"):  # of a database
+        return {name: row[name] for name in row.keys()}  # noqa: SIM118  # iterating it gives values
     methods = ("_asdict", "model_dump", *(["to_dict"] if getattr(row, "ndim", 0) == 1 else []))
     for name in methods:
         if hasattr(row, name):
             return getattr(row, name)()
-    plain = getattr(row, "__dict__", {})
+    slots: tuple[str, ...] = getattr(row, "__struct_fields__", getattr(row, "__slots__", ()))
+    plain = getattr(row, "__dict__", {n: getattr(row, n) for n in slots if hasattr(row, n)})
     own = asdict(row) if is_dataclass(row) and not isinstance(row, type) else plain
     return own if any(rank("loss", name) for name in own) else row
 

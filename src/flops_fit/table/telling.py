@@ -14,6 +14,7 @@ from flops_fit.table.quantities import Quantities
 from flops_fit.text import listed
 
 _EQUAL_STEPS, _LOGGED = 1.1, 6  # between readings along a run, and how many make a log
+_MOST_STEPS = 0.8  # of all gaps: the first reading and the last may stand off the grid
 _FOLLOWS, _RATES_DIFFER = 0.8, 1.5  # R² of ln lr on ln N and ln D, and the spread around it
 _VISIBLE = 0.01  # of the loss
 _finding = Findings(Path(__file__).with_name("findings.toml"))
@@ -35,6 +36,10 @@ def telling(
     if read.asks_epochs:
         most, column = np.nanmax(read.others["epochs"][kept]), read.matches["tokens"].column
         out.append(_finding("epochs", most=most, column=column))
+    if read.off_steps is not None:
+        off, counted = read.off_steps
+        severe: Literal["warning", "note"] = "note" if 0.5 <= off <= 2 else "warning"
+        out.append(_finding("tokens_differ", severe, off=off, words=counted))
     if read.asks_length:
         most, column = np.nanmax(read.others["seq_len"][kept]), read.matches["tokens"].column
         out.append(_finding("lengths", most=most, column=column))
@@ -69,7 +74,10 @@ def _setting(heading: str) -> bool:
 def _evenly(D: Floats) -> bool:
     """Whether D grows by equal steps, as it does along a run."""
     gaps = np.diff(np.unique(D))
-    return len(gaps) >= _LOGGED and bool(gaps.max() < _EQUAL_STEPS * gaps.min())
+    if len(gaps) < _LOGGED:
+        return False
+    alike = np.abs(np.log(gaps / np.median(gaps))) < np.log(_EQUAL_STEPS)
+    return bool(np.mean(alike) >= _MOST_STEPS)
 
 
 def _stray_rates(lr: Floats | None, kept: Sequence[int], N: Floats, D: Floats) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 
 from flops_fit.errors import TableError
 from flops_fit.files import as_written
-from flops_fit.table.cells import DECIMAL, HEADINGS, is_missing, unit_factor
+from flops_fit.table.cells import HEADINGS, is_grouped, is_missing, unit_factor
 from flops_fit.table.columns import Cells, ColumnKind, Raw, Wanted
 
 MOST_TEXT = 1 << 28  # characters of what has to be read whole, or is compressed
@@ -26,7 +26,6 @@ _DELIMITERS = ",;\t|&"
 _COMMENT = ("#", "%", "\\")
 _END_OF_LATEX = re.compile(r"\s*\\\\(?:\s*\\\w+)*\s*$")
 _FONT = re.compile(r"\\(?:text|math|emph|bf)\w*\{([^{}]*)\}|\\([%_#$])")
-_POINTED = re.compile(r"-?\d+\.(?!0$)(?:\d{1,2}|\d{4,})")
 _HEAD = 20  # lines, a title and comments among them, in which the headings stand
 _FOREIGN = {magic.encode("latin-1"): what for magic, what in HEADINGS["foreign"].items()}
 _FORMATS: dict[str, str] = HEADINGS["formats"]
@@ -174,7 +173,7 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
             raise too_long(most, str(path))
         for i, kind in kinds.items():
             column: Cells = [as_written(row[i]) for row in rows]
-            if kind == "number":
+            if kind == "number" and not any(map(is_grouped, column)):
                 with suppress(ValueError):  # floats take an eighth of the memory
                     column = np.array(list(map(float, column)), dtype=np.float64)
             parts[i].append(column)
@@ -182,14 +181,7 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     for i, chunks in parts.items():
         plain = chunks and all(isinstance(chunk, np.ndarray) for chunk in chunks)
         cells[headings[i]] = np.concatenate(chunks) if plain else list(chain.from_iterable(chunks))
-    # Where a comma cannot part columns, or must be one elsewhere, it is a decimal point, unless
-    # points are.
-    texts = [
-        str(c) for i, k in kinds.items() if k == "number" for c in islice(cells[headings[i]], 50)
-    ]
-    commas = delimiter == ";" or any(map(DECIMAL.fullmatch, texts))
-    commas &= not any(map(_POINTED.fullmatch, texts))
-    return Raw(tuple(name for name in headings if name), cells, count, commas)
+    return Raw(tuple(name for name in headings if name), cells, count, delimiter == ";")
 
 
 def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
