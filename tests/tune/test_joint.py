@@ -101,6 +101,19 @@ def test_designs_fill_their_range_and_are_unrelated_to_size_over_all_budgets(run
         assert abs(terms[2, 3]) < 0.1
 
 
+def test_designs_of_unlike_budgets_make_up_for_each_other():
+    """What one budget's rates have to do with size, the next one's take back, whatever their numbers."""
+    left = []
+    for seed in range(10):
+        rng, related, summed = np.random.default_rng(seed), 0.0, 0.0
+        for runs in (3, 5, 3, 5, 3, 5):
+            x = np.linspace(-1, 1, runs)
+            z, related = latin(x, 2, rng, related)
+            summed += np.corrcoef(x, z[0])[0, 1]
+        left.append(abs(summed))
+    assert np.mean(left) < 0.6
+
+
 def test_only_rate_and_batch_are_drawn_and_everything_else_is_as_planned(near):
     planned, done, _ = near
     by_cell = {(e.budget, e.size): e for e in planned.experiments}

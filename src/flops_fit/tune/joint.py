@@ -94,7 +94,8 @@ def latin(
     terms -= np.mean(terms, axis=2, keepdims=True)
     terms /= np.maximum(np.linalg.norm(terms, axis=2, keepdims=True), 1e-12)
     powers = np.column_stack([x**p for p in range(min(3, len(np.unique(x))))])
-    basis = np.linalg.qr(powers)[0][:, 1:]
+    Q, R = np.linalg.qr(powers)
+    basis = (Q * np.where(np.diag(R) < 0, -1.0, 1.0))[:, 1:]  # of one sign whatever the sizes
     heads = terms[:, :columns]
     across = np.tril(heads @ np.swapaxes(heads, 1, 2), -1).reshape(_DESIGNS, -1)
     with_x = np.zeros((_DESIGNS, terms.shape[1], 2))
