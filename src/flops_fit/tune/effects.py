@@ -137,10 +137,11 @@ def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
     if not bent:
         return _with_losses(fit, None, "the trials' losses do not bend")
     runs = fit.runs
-    x = np.array([[1.0, math.log(c.params), math.log(c.units)] for c, _ in bent])
-    g = np.array([gain for _, gain in bent])
-    X = np.column_stack([np.ones(len(runs)), np.log(runs.params), np.log(runs.tokens)])
-    extra = np.clip(X @ np.linalg.lstsq(x, g, rcond=None)[0], 0.0, 2 * max(float(np.max(g)), 0.0))
+    logs, g = np.log([(c.params, c.units) for c, _ in bent]), np.array([gain for _, gain in bent])
+    middle = np.mean(logs, axis=0)  # few cells say nothing of slopes: then it is their mean
+    b = np.linalg.lstsq(logs - middle, g - np.mean(g), rcond=None)[0]
+    off = np.column_stack([np.log(runs.params), np.log(runs.tokens)]) - middle
+    extra = np.clip(np.mean(g) + off @ b, 0.0, 2 * max(float(np.max(g)), 0.0))
     return _with_losses(fit, extra)
 
 
