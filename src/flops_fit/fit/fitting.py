@@ -31,6 +31,7 @@ from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import FEW_EPOCHS, epochs_of
 from flops_fit.fit.search import search_forms
 from flops_fit.fit.selection import sensitivity, sensitivity_diagnostics, sound_runs
+from flops_fit.fit.shared_errors import shared_error
 from flops_fit.fit.solver import DeltaRule, one_blas_thread
 from flops_fit.fit.surface import points_of
 from flops_fit.fit.surface_solver import Choice
@@ -344,6 +345,7 @@ def _assembled(
         diagnostics=(
             *problem.findings,
             *groups.split_finding(chosen, table),
+            *shared_error(chosen, table),
             *repeated.repeat_findings(chosen),
             *expert_findings(chosen, table),
             *checks.diagnose(chosen, table, shape, flops),
