@@ -54,6 +54,11 @@ def test_groups_with_equal_exponents_are_recovered() -> None:
         assert fit[name].law.params == pytest.approx(law.params, rel=1e-4)
 
 
+def test_weights_of_all_groups_are_one_a_run() -> None:
+    with pytest.raises(InputError, match="one weight for each of the 70 usable runs"):
+        fit_runs(corpora(0.004, web=WEB, code=CODE), group="corpus", weights=[1.0, 2.0])
+
+
 def test_shared_constants_are_the_same_in_every_group(grouped: GroupFit) -> None:
     for fit in grouped.fits.values():
         assert isinstance(fit, Fit)

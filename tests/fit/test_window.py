@@ -78,6 +78,20 @@ def test_a_run_of_no_weight_is_left_out_and_listed():
     assert any(e.label == "run 5" and "weight is zero" in e.reason for e in fit.excluded)
 
 
+def test_weights_stay_with_their_runs_where_others_lack_a_rate():
+    """Runs that do not say their rate are left out of the table before it is fitted."""
+    rng, runs = np.random.default_rng(0), sweep(LAW, sd=0.003)
+    off = rng.normal(size=len(runs["loss"])) * 0.7
+    runs |= {"lr": 1e-3 * np.exp(off), "batch_tokens": np.full(len(off), 1e6)}
+    runs["loss"] = runs["loss"] * np.exp(0.012 * off**2)
+    runs["lr"][:5] = np.nan
+    weights = np.ones(len(off))
+    weights[20] = 0
+    for hparams in (None, ("lr",)):
+        left = fit_runs(runs, hparams=hparams, weights=weights, window=None).excluded
+        assert [e.label for e in left if e.reason == "its weight is zero"] == ["run 21"]
+
+
 @pytest.mark.parametrize(
     ("weights", "error", "words"),
     [

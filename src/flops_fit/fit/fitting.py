@@ -23,7 +23,7 @@ from flops_fit.fit.experts import as_asked, by_active, check_experts, expert_fin
 from flops_fit.fit.export import Question
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.groups import GroupFit
-from flops_fit.fit.hparam_rule import HParamRule, tuned_losses
+from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.minima import envelope, isoflop
 from flops_fit.fit.misfit_mean import Known, check_known
@@ -204,12 +204,7 @@ def fit_runs(
         if form is not None:
             table = with_covariates(check_experts(table) if by_experts else table, form)
         fewest = len((form or Hoffmann).parameters()) - len(known.fixed)
-        table = check_runs(table, fewest)
-        given = weights if isinstance(weights, str) else run_weights(weights, table, log)
-        table, rule = tuned_losses(table, hparams, n)
-        table, base, findings = sound_runs(table, given, log, fewest)
-        if rule is not None:
-            base, findings = base * rule.weights(table), (*rule.diagnostics(table), *findings)
+        table, base, findings, rule = sound_runs(table, weights, log, fewest, hparams, n)
         flops = flops_of(table, flops_per_unit)
         front = None if curves is None else envelope(Curves.read(curves), flops)
         points = points_of(table, log)
@@ -223,10 +218,11 @@ def fit_runs(
             raise InputError("expected a law by its name with group=: search it in a group alone.")
         if curves is not None:
             raise InputError("expected no curves= with group=: fit a group alone with its curves.")
-        labels, rule = groups.group_labels(table, group), isinstance(weights, str)
+        labels = groups.group_labels(table, group)
+        given = None if isinstance(weights, str) else run_weights(weights, table, log)
         problems = {}
         for g in filter(None, np.unique(labels)):
-            own = weights if rule else np.asarray(weights)[labels == g]
+            own = weights if given is None else given[labels == g]
             # Of a run without a loss it is not known to which group it belongs.
             try:
                 problems[str(g)] = problem(replace(table.select(labels == g), censored=()), own)

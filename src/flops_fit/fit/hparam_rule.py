@@ -21,7 +21,7 @@ from flops_fit.fit.valley import (
     regret,
 )  # fmt: skip
 from flops_fit.fit.varied import DECAY, TUNED, HParamNames, known, varied, varies
-from flops_fit.flops.functions import Floats
+from flops_fit.flops.functions import Bools, Floats
 from flops_fit.recipes.published import default
 from flops_fit.recipes.resolve import RecipePowerLaw, RecipeTable, SizeName
 from flops_fit.records import Diagnostic
@@ -261,6 +261,11 @@ class HParamRule:
         R = np.nan_to_num(self.expected(runs))  # a run without a rate is as it was measured
         findings = tuple(d for d in runs.findings if d.code != "settings_differ")
         return replace(runs, loss=runs.loss * np.exp(-R), regret=R, findings=findings)
+
+    def covers(self, runs: RunTable) -> Bools:
+        """Which runs have what the rule rests on."""
+        said: Bools = np.all([known(getattr(runs, name)) for name in self.names], axis=0)
+        return said
 
     def shifts(self, runs: RunTable) -> Floats:
         """The regret of each run in each draw, in ln L, shape (draws, runs)."""

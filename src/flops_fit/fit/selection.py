@@ -14,15 +14,18 @@ from typing import Any, Literal
 import numpy as np
 
 from flops_fit.fit.experts import as_asked
+from flops_fit.fit.hparam_rule import HParamRule, tuned_losses
 from flops_fit.fit.prediction import HeldOut, judge
 from flops_fit.fit.solver import MAD_TO_SD, Solution, finding
 from flops_fit.fit.surface import model_values, points_of, polish
 from flops_fit.fit.surface_solver import SurfaceSolver
 from flops_fit.fit.table_checks import check_runs
+from flops_fit.fit.varied import HParamNames
 from flops_fit.fit.window import run_weights
 from flops_fit.flops.functions import Bools, Floats, FlopsFunction
 from flops_fit.laws.kappa import Hoffmann
 from flops_fit.laws.law import Law
+from flops_fit.recipes.resolve import SizeName
 from flops_fit.records import Diagnostic, Severity
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count
@@ -320,14 +323,22 @@ def _held_out(top: int, held: tuple[HeldOut, ...], level: float) -> Diagnostic:
 
 
 def sound_runs(
-    table: RunTable, weights: str | Floats, log: bool, fewest: int
-) -> tuple[RunTable, Floats, tuple[Diagnostic, ...]]:
-    """The runs that are fitted, from the least compute up, with their weights and findings."""
+    table: RunTable, weights: Any, log: bool, fewest: int, hparams: HParamNames, size: SizeName
+) -> tuple[RunTable, Floats, tuple[Diagnostic, ...], HParamRule | None]:
+    """The runs that are fitted, from the least compute up, with their weights, findings and rule."""
+    usable = check_runs(table, fewest)
+    given = None if isinstance(weights, str) else run_weights(weights, usable, log)
+    table, rule = tuned_losses(usable, hparams, size)
+    if given is not None and rule is not None:
+        given = given[rule.covers(usable)]
     # The order of the rows must not matter, not even by rounding: draws follow it.
     order = np.lexsort((table.loss, table.tokens, table.params, table.flops))
     table = table.take(order)
-    base = run_weights(weights if isinstance(weights, str) else weights[order], table, log)
+    base = run_weights(weights if given is None else given[order], table, log)
     table, base = table.select(base > 0, "its weight is zero"), base[base > 0]
     reasons = stray_runs(table, log)
     findings = tuple(stray_finding(reasons, table.labels))
-    return check_runs(table.without(reasons), fewest), np.delete(base, list(reasons)), findings
+    table, base = check_runs(table.without(reasons), fewest), np.delete(base, list(reasons))
+    if rule is not None:
+        base, findings = base * rule.weights(table), (*rule.diagnostics(table), *findings)
+    return table, base, findings, rule
