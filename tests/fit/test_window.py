@@ -148,6 +148,14 @@ def test_weights_by_standard_errors_are_one_at_most_and_fall_with_the_variance()
     assert run_weights("loss_se", RunTable.read(alike), log=True) == pytest.approx(1.0, rel=1e-9)
 
 
+def test_a_window_of_the_usual_factor_is_that_which_was_asked_for():
+    """Only where none was named does a run count by its compute too."""
+    runs = sweep(LAW, sd=0.005)
+    priors = {w: fit_runs(runs, window=w)._evidence.prior for w in ("auto", 4.99, 5)}
+    assert {w: prior.tilt for w, prior in priors.items()} == {"auto": 0.5, 4.99: 0, 5: 0}
+    assert priors[5].window == 5
+
+
 def test_a_window_of_one_shape_does_not_tell_n_from_d():
     """Seeds of each budget's optimum inside it, other sizes only far outside: all runs are fitted."""
     C = np.repeat([1e18, 3e18, 1e19, 3e19, 1e20], 6)

@@ -76,7 +76,7 @@ def _precision(runs: RunTable, log: bool) -> Floats:
 class WindowReport:
     """What the window did, and N* at the largest run's compute, ``compute``, with and without it.
 
-    A run of compute C counts (C/C_max)^tilt.
+    A run of compute C counts (C/C_max)^tilt. ``automatic`` where the user named no factor.
     """
 
     factor: float | None
@@ -87,6 +87,7 @@ class WindowReport:
     compute: float
     params_with: float | None
     params_without: float
+    automatic: bool
 
     def diagnostics(self) -> list[Diagnostic]:
         """What the window did; nothing where none was asked for."""
@@ -198,7 +199,7 @@ class FitProblem:
         prior = MisfitPrior()
         if report.factor is None or solution.law.covariates:
             prior = replace(prior, window=math.inf, tilt=0.0)
-        elif report.factor != _AUTO_FACTOR:
+        elif not report.automatic:
             prior = replace(prior, window=report.factor, tilt=0.0)
         additive = self.law is Hoffmann
         ask = (solution, self.table, self.flops, self.base, additive, prior)
@@ -214,21 +215,22 @@ class FitProblem:
         everything = self.fit(self.base)
         chosen, compute = everything.chosen, float(np.max(self.table.flops))
         without = float(chosen.law.optimal(compute, self.flops).params)
+        automatic = window == "auto"
         factor, tilt = (_AUTO_FACTOR, _AUTO_TILT) if window == "auto" else (window, 0.0)
         try:
             if factor is None:
                 raise _NoWindowError("no window was asked for")
-            if window == "auto" and chosen.law.covariates:
+            if automatic and chosen.law.covariates:
                 why = "one optimum says little about runs that differ beyond N and D"
                 raise _NoWindowError(why)
             fitted = self._inside(everything, float(factor), tilt)
         except _NoWindowError as error:
             kept = len(self.base)
-            report = WindowReport(factor, 0.0, False, str(error), kept, compute, None, without)
-            return everything, report
+            answers = kept, compute, None, without, automatic
+            return everything, WindowReport(factor, 0.0, False, str(error), *answers)
         kept = int(np.count_nonzero(fitted.chosen.weights))
         best = float(fitted.chosen.law.optimal(compute, self.flops).params)
-        return fitted, WindowReport(factor, tilt, True, "", kept, compute, best, without)
+        return fitted, WindowReport(factor, tilt, True, "", kept, compute, best, without, automatic)
 
     def _inside(self, fitted: Fitted, factor: float, tilt: float) -> Fitted:
         """The fit inside the window of its own optimum; once more where its form changes."""
