@@ -80,6 +80,20 @@ def test_weights_and_left_out_runs_come_back(runs, tmp_path):
     assert again.excluded == fit.excluded
 
 
+def test_runs_that_diverged_come_back(runs, tmp_path):
+    """Of their losses no bound is known, and JSON has no NaN."""
+    rows = [{**row, "lr": 1e-3, "batch_tokens": 1e6} for row in runs.to_dicts()]
+    lost = {"loss": float("nan"), "state": "diverged"}
+    rows = [{**row, "state": "finished"} for row in rows] + [{**rows[-1], **lost, "label": "lost"}]
+    fit = fit_runs(rows)
+    path = fit.save(tmp_path / "fit.json")
+    assert json.loads(path.read_text())["made_of"]["table"]["censored"][0][-1] is None
+    again = load_fit(path)
+    assert again.params == fit.params
+    assert again.excluded == fit.excluded
+    np.testing.assert_array_equal(again.runs.censored, fit.runs.censored)
+
+
 def test_a_law_of_ones_own_has_to_be_given(runs, tmp_path):
     fit = fit_runs(runs, Own)
     path = fit.save(tmp_path / "fit.json")

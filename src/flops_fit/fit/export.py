@@ -277,7 +277,11 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
             options["flops_per_unit"] = flops_from_dict(options["flops_per_unit"])
         if isinstance(prior := options["hparams"], dict):
             options["hparams"] = as_record(prior, ValleyPrior, "its prior")
-        table = as_record(made_of["table"], RunTable, "its table")
+        columns = {**made_of["table"]}
+        # Arrays hold NaN for null; these are tuples of numbers.
+        lost = columns.get("censored", ())
+        columns["censored"] = [[math.nan if v is None else v for v in run] for run in lost]
+        table = as_record(columns, RunTable, "its table")
         said = as_record(content["params"], dict[str, float | None], "its constants")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TableError(
