@@ -47,9 +47,11 @@ def close(one, other):
         {},
         {"law": "hoffmann", "delta": np.inf, "window": None},
         {"law": "kappa", "fixed": {"E": 0.5}, "prior": {"alpha": (0.4, 0.1)}},
+        {"law": "chinchilla"},
+        {"law": "search"},
         {"loss_space": "linear", "flops_per_unit": lambda N: 6.1 * np.asarray(N)},
     ],
-    ids=["default", "least squares", "known constants", "own flops"],
+    ids=["default", "least squares", "known constants", "other name", "search", "own flops"],
 )
 def test_a_saved_fit_comes_back_with_every_answer(runs, options, tmp_path):
     fit = fit_runs(runs, **options)

@@ -21,7 +21,6 @@ from flops_fit.fit.misfit_mean import KappaMean
 from flops_fit.fit.prediction import SPANS, serious
 from flops_fit.fit.valley import ValleyPrior
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict, flops_to_dict
-from flops_fit.laws import LAWS
 from flops_fit.laws.kappa import KappaFamily
 from flops_fit.laws.law import Law, as_flops
 from flops_fit.records import SIMULATED, as_record, finite_json
@@ -262,7 +261,7 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
     ``path`` is such as ``outputs/fit.json``, ``law`` the class of a law of your own, which a file does not
     hold. Raises TableError where it is no such file, or one of several groups, which are fitted together.
     """
-    from flops_fit.fit.fitting import fit_runs
+    from flops_fit.fit.fitting import fit_runs, known_law
 
     try:
         content = read_json(Path(path))
@@ -288,8 +287,11 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
             f"{path}: expected a fit that Fit.save() or a sweep wrote; it cannot be read "
             f"({type(error).__name__}: {error})."
         ) from error
-    if name not in (*LAWS, "auto") and law is None:
-        raise InputError(f"expected law= with the class {name!r}, which the file does not hold.")
+    try:
+        known_law(law or name)
+    except InputError as error:
+        text = f"expected law= with the class {name!r}, which the file does not hold."
+        raise InputError(text) from error
     fit = fit_runs(table, law or name, **options)
     now = fit.params
     if said.keys() != now.keys() or not all(
