@@ -68,6 +68,25 @@ def test_too_few_budgets_are_refused():
             backtest(sweep(ADDITIVE), top=top)
 
 
+def test_weights_stay_with_the_runs_that_remain():
+    """Also where a row counts once, and where a held-out run is not to count."""
+    runs = sweep(ADDITIVE, sd=0.003)
+    runs = {name: np.append(column, column[0]) for name, column in runs.items()}
+    weights = np.ones(35)
+    weights[[20, 30]] = 0
+    found = backtest(runs, law="hoffmann", window=None, weights=weights)
+    assert len(found.fit.runs) == 27
+    assert not {"run 21", "run 31", "run 36"} & {*found.fit.runs.labels}
+    assert found.held_out[0].runs == 6
+    with pytest.raises(InputError, match="one weight for each of the 35 usable runs"):
+        backtest(runs, weights=weights[:30])
+
+
+def test_groups_are_refused_by_name():
+    with pytest.raises(InputError, match="group="):
+        backtest(sweep(ADDITIVE), group="corpus")
+
+
 def test_held_out_sizes_are_counted_as_in_the_fit():
     """By n="non_embedding" the total of a run says nothing, for the runs held out as well."""
     runs = sweep(ADDITIVE, sd=0.003)

@@ -168,6 +168,19 @@ def test_contours_are_round_losses_of_optima_at_even_budgets(sound: flops_fit.Fi
     assert [float(f"{level:.2f}") for level in data.levels] == data.levels.tolist()
 
 
+def test_backtests_are_of_the_fit_that_is_shown() -> None:
+    rows = flops_fit.reference.runs("llama3_2024")
+    asked = {"window": None, "loss_space": "linear", "fixed": {"E": 0.4}, "law": "hoffmann"}
+    fit = flops_fit.fit_runs(rows, weights=np.linspace(1, 2, len(rows)), **asked)
+    tests = report.ReportData(fit).backtests
+    assert tests
+    for test in tests:
+        assert test.fit.window.factor is None
+        assert test.fit.loss_space == "linear"
+        assert test.fit.law.params["E"] == 0.4
+        assert test.fit.weights.max() > 1.5
+
+
 def test_backtests_with_intervals_can_be_drawn(sound: flops_fit.Fit) -> None:
     test = backtest(sound.runs, law="hoffmann")
     rows = report.backtest_data(sound, (test,)).rows()

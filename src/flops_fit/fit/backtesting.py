@@ -11,6 +11,8 @@ from flops_fit.fit.experts import as_asked, by_active
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs, known_law
 from flops_fit.fit.prediction import HeldOut, judge
+from flops_fit.fit.table_checks import check_runs
+from flops_fit.fit.window import run_weights
 from flops_fit.records import finite_json
 
 
@@ -44,7 +46,17 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
     check_whole("top", top, expected="a number of budgets, 1 or more")
     if options.get("curves") is not None:
         raise InputError("expected no curves= in a back-test: they show the budgets held out.")
-    table = read_for(known_law(options.get("law", "auto")), runs, options.pop("columns", None))
+    if options.get("group") is not None:
+        raise InputError("expected no group= in a back-test: give the runs of one group alone.")
+    form = known_law(options.get("law", "auto"))
+    table = read_for(form, runs, options.pop("columns", None))
+    if options.get("n") == "non_embedding" and table.non_embedding is not None:
+        table = replace(table, params=table.non_embedding)
+    weights = options.get("weights", "equal")
+    if not isinstance(weights, str):  # one for each run that a fit to all would use
+        table = check_runs(with_covariates(table, form) if form else table, 0)
+        weights = run_weights(weights, table, options.get("loss_space", "log") == "log")
+        table, weights = table.select(weights > 0), weights[weights > 0]
     budgets = np.unique(table.budget)
     if len(budgets) - top < 2:
         raise FitError(
@@ -52,10 +64,11 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
             f"{len(budgets)}. Add budgets, or hold out fewer."
         )
     held = budgets[-top:]
-    fit = fit_runs(table.select(table.budget < held[0], "held out to check the fit"), **options)
-    if options.get("n") == "non_embedding" and table.non_embedding is not None:
-        table = replace(table, params=table.non_embedding)
-    elif fit.runs.sparsity is not None:
+    left = table.budget < held[0]
+    if not isinstance(weights, str):
+        options["weights"] = weights[left]
+    fit = fit_runs(table.select(left, "held out to check the fit"), **options)
+    if fit.runs.sparsity is not None:
         table = by_active(table)
     table = as_asked(with_covariates(table, type(fit.law)), fit.law)
     judged = []

@@ -77,14 +77,19 @@ class ReportData:
 
     @cached_property
     def backtests(self) -> tuple[Backtest, ...]:
-        """The largest budgets predicted with intervals, where that is a matter of a second."""
+        """The largest budgets predicted with intervals, where that is a matter of a second.
+
+        Of one of several groups there are none: it shares constants with the others.
+        """
         fit, tops = self.fit, range(1, len(self.fit.sensitivity.held_out) + 1)
         slow = fit.hparams is not None or fit.law.name not in LAWS or len(fit.runs) > _MOST_TESTED
+        asked = fit._question
+        if slow or asked is None:
+            return ()
+        own = {"law": fit.law.name, "flops_per_unit": fit.flops, "hparams": None, "curves": None}
+        options = {**asked.options, **own}
         with suppress(FlopsFitError):
-            options = {"law": fit.law.name, "delta": fit.delta, "flops_per_unit": fit.flops}
-            return tuple(
-                backtest(fit.runs, top, level=self.level, **options) for top in tops if not slow
-            )
+            return tuple(backtest(asked.table, top, level=self.level, **options) for top in tops)
         return ()
 
     @cached_property
