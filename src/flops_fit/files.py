@@ -26,6 +26,12 @@ _RENAMES = 20  # attempts to replace a file that is being read, where the system
 _RENAME_SECONDS = 0.05
 _SHOWN = 10  # rows in a notebook
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+WORK = "work"  # in a run's folder: what a command writes, links as well
+# What is written into the folder of a sweep, and of an exported plan.
+_WRITTEN = (
+    "sweep.json", "runs", "trunks", "plots", "runs.csv", "fit.json", "report.html", "tuning", "joint.json",
+    "command.json", "plan.csv", "run.sh", "array.sbatch", "job.yaml", "sky.yaml", "ray_job.py", "conf",
+)  # fmt: skip
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\..*lease(\.json)?\.\w+")
 
 
@@ -166,6 +172,30 @@ def _marked(cell: Any) -> Any:
 def as_written(cell: str) -> str:
     """A cell of a CSV file without the mark that kept it from being run."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def links_out(folder: Path) -> Iterator[str]:
+    """Links among the files of a sweep that lead out of its folder."""
+    root = folder.resolve()
+    left = [str(folder / name) for name in _WRITTEN]
+    while left:
+        path = left.pop()
+        if os.path.islink(path):
+            if not Path(path).resolve().is_relative_to(root):
+                yield path
+        elif os.path.isdir(path):
+            with os.scandir(path) as entries:
+                found = [p for p in entries if p.is_symlink() or (p.is_dir() and p.name != WORK)]
+            left += [p.path for p in found]
+
+
+def refuse_links(folder: Path, argument: str = "output_dir") -> None:
+    """OutputError where a file of a sweep would be written elsewhere."""
+    if link := next(links_out(folder), None):
+        raise OutputError(
+            f"{argument}: {link} leads out of {folder}, to {os.path.realpath(link)}, and a sweep would write "
+            f"there. Remove the link, or choose another {argument}."
+        )
 
 
 @contextmanager

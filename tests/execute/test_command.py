@@ -16,8 +16,9 @@ import pytest
 import flops_fit
 from flops_fit.errors import InputError, InputTypeError, SweepError
 from flops_fit.execute import PoolExecutor, Resources
-from flops_fit.execute.command import OUTPUT, WORK
+from flops_fit.execute.command import OUTPUT
 from flops_fit.execute.process import Setting, _see_gpu
+from flops_fit.files import WORK
 from flops_fit.plan.export import planned_values
 from flops_fit.records import Run
 from tests.conftest import make_experiment

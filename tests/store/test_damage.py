@@ -14,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flops_fit
+from flops_fit import files
+from flops_fit.api.run import DECISIONS, TUNING_FOLDER
 from flops_fit.cli.program import call
 from flops_fit.errors import FlopsFitError, OutputError, TableError
+from flops_fit.plan.export import _HYDRA, _TEMPLATES, HOW
 from flops_fit.records import Experiment, Run
 from flops_fit.store import Store, examine, recorded_runs, repair
 from tests.conftest import MLP, make_experiment
@@ -146,8 +149,12 @@ def test_a_plan_with_any_other_value_is_read_or_refused(name: str, value: Any) -
 
 
 @pytest.mark.parametrize(
-    "name", ["runs.csv", "report.html", "plots", "runs", "runs/*", "runs/*/run.json", "trunks"]
-)
+    "name",
+    [
+        "runs.csv", "report.html", "plots", "runs", "runs/*", "runs/*/run.json", "trunks", "tuning",
+        "tuning/runs", "joint.json", "command.json", "run.sh", "conf/flops_fit",
+    ],
+)  # fmt: skip
 def test_a_link_out_of_the_folder_is_named_and_not_followed(
     sweep: Path, tmp_path: Path, name: str
 ) -> None:
@@ -161,6 +168,7 @@ def test_a_link_out_of_the_folder_is_named_and_not_followed(
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
     path.symlink_to(outside)
     before = sorted(outside.rglob("*"))
     examination = examine(folder)
@@ -168,8 +176,15 @@ def test_a_link_out_of_the_folder_is_named_and_not_followed(
     assert named == {str(path.relative_to(folder))}
     with pytest.raises(OutputError, match=rf"{path.name} leads out of .*, to {outside}"):
         Store.open(folder)
+    with pytest.raises(OutputError, match=rf"folder: .*{path.name} leads out of"):
+        flops_fit.SweepPlan.from_json(json.dumps(PLAN)).export("bash", folder, "train {lr}")
     repair(examination)
     assert sorted(outside.rglob("*")) == before
+
+
+def test_links_are_sought_among_all_that_is_written() -> None:
+    exported = {values["file"] for values in _TEMPLATES.values() if "file" in values}
+    assert exported | {HOW, _HYDRA, DECISIONS, TUNING_FOLDER} <= {*files._WRITTEN}
 
 
 def test_links_within_the_folder_and_in_what_a_command_writes_are_followed(

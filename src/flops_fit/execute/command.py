@@ -20,6 +20,7 @@ from typing import Any, Self, get_args
 from flops_fit.errors import InputError, InputTypeError, TableError, check_choice, check_number
 from flops_fit.execute.executor import Report
 from flops_fit.execute.process import exit_words
+from flops_fit.files import WORK
 from flops_fit.fingerprint import digest
 from flops_fit.plan.export import Command, fill, planned_values
 from flops_fit.records import Experiment, Run, RunState
@@ -50,8 +51,8 @@ _EXPECTED = (
     'Expected loss="file.json:key" (or .jsonl, .csv), "re:PATTERN" for what is printed, '
     '"tensorboard:TAG" or a function (run_dir, output) -> loss'
 )
-# In a run's folder: {run_dir}, what the command printed, and how one ended that was exported.
-WORK, OUTPUT, EXIT_CODE = "work", "output.txt", "exit_code"
+# In a run's folder: what the command printed, and how one ended that was exported.
+OUTPUT, EXIT_CODE = "output.txt", "exit_code"
 _REPORT_SECONDS = 0.5  # between reports that the run is under way
 _MOST_BYTES = 2**24  # of an output that are read
 

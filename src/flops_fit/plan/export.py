@@ -22,7 +22,7 @@ from flops_fit.errors import (
     nearest_name,
     unknown_name,
 )
-from flops_fit.files import csv_text, output_errors, write_json, write_output
+from flops_fit.files import WORK, csv_text, output_errors, refuse_links, write_json, write_output
 from flops_fit.plan.io import plan_rows, sweep_record
 from flops_fit.records import Experiment
 
@@ -139,6 +139,7 @@ def export_plan(
     folder = folder.absolute()
     with output_errors(folder, "folder"):
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(folder, "folder")
         if any(folder.iterdir()) and not (folder / "sweep.json").exists():
             raise OutputError(
                 f"folder: expected an empty or new one, or that of a sweep; {folder} holds other files."
@@ -223,7 +224,7 @@ def _hydra(experiments: Sequence[Experiment], folder: Path, overrides: str) -> P
     """A configuration a run, of overrides such as ``model.dim={size}``."""
     group, texts = folder / _HYDRA / "flops_fit", []
     for e in experiments:
-        values = {**planned_values(e), "run_dir": str(folder / "runs" / e.id / "work")}
+        values = {**planned_values(e), "run_dir": str(folder / "runs" / e.id / WORK)}
         content: dict[str, Any] = {}
         for word in shlex.split(overrides):
             keys, equals, text = word.partition("=")

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from flops_fit.errors import InputError, OutputError, TableError
-from flops_fit.execute.command import EXIT_CODE, OUTPUT, WORK, LossFrom, Reader, printed
-from flops_fit.files import is_temporary, output_errors, read_json
+from flops_fit.execute.command import EXIT_CODE, OUTPUT, LossFrom, Reader, printed
+from flops_fit.files import WORK, is_temporary, links_out, output_errors, read_json
 from flops_fit.plan.export import HOW, planned_values
 from flops_fit.plan.io import FINAL
 from flops_fit.records import Experiment, Run, as_record
 from flops_fit.store.lease import LeaseHeldError, living_holder, take_lease
 from flops_fit.store.read import read_run, read_sweep, set_aside
-from flops_fit.store.store import Store, links_out
+from flops_fit.store.store import Store
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _RECORDS = {"run.json", "attempt.json", "lease.json", "metrics.jsonl", "checkpoint"}

@@ -15,10 +15,17 @@ from typing import Any, Self
 
 from flops_fit.distributed import ALONE, join_ranks, launched
 from flops_fit.errors import OutputError, TableError
-from flops_fit.execute.command import OUTPUT, WORK
+from flops_fit.execute.command import OUTPUT
 from flops_fit.execute.executor import Report, Task, attempt
 from flops_fit.execute.process import in_worker
-from flops_fit.files import output_errors, read_json, unwritable, write_atomic, write_new
+from flops_fit.files import (
+    output_errors,
+    read_json,
+    refuse_links,
+    unwritable,
+    write_atomic,
+    write_new,
+)
 from flops_fit.plan.io import FINAL, SWEEP_FORMAT, SWEEP_SCHEMA, sweep_record
 from flops_fit.records import Diagnostic, Experiment, Run, as_record
 from flops_fit.store import read
@@ -67,11 +74,7 @@ class Store:
     def _claim(self) -> None:
         marker = self.marker
         self.path.mkdir(parents=True, exist_ok=True)
-        if link := next(links_out(self.path), None):
-            raise OutputError(
-                f"output_dir: {link} leads out of {self.path}, to {os.path.realpath(link)}, and a sweep "
-                "would write there. Remove the link, or choose another output_dir."
-            )
+        refuse_links(self.path)
         if not marker.exists():
             others = (p for p in self.path.iterdir() if not (p / "sweep.json").exists())
             foreign = sorted(p.name for p in others if not p.name.startswith("."))
@@ -232,24 +235,6 @@ class Store:
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, content)
-
-
-_WRITTEN = ["sweep.json", "runs", "trunks", "plots", "runs.csv", "fit.json", "report.html"]
-
-
-def links_out(folder: Path) -> Iterator[str]:
-    """Links among the files of a sweep that lead out of its folder."""
-    root = folder.resolve()
-    left = [str(folder / name) for name in _WRITTEN]
-    while left:
-        path = left.pop()
-        if os.path.islink(path):
-            if not Path(path).resolve().is_relative_to(root):
-                yield path
-        elif os.path.isdir(path):
-            with os.scandir(path) as entries:
-                found = [p for p in entries if p.is_symlink() or (p.is_dir() and p.name != WORK)]
-            left += [p.path for p in found]
 
 
 class _TakenAway(BaseException):
