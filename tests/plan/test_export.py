@@ -179,6 +179,14 @@ def test_what_cannot_be_exported_is_refused(plan: flops_fit.SweepPlan, tmp_path:
     for target, command, options, error, told in (
         ("k8s", "train", {}, InputError, "Did you mean|expected one of"),
         ("slurm-array", "train", {}, InputError, "expected partition= too"),
+        (
+            "slurm-array",
+            "train",
+            {"partition": "p", "gpus": "two"},
+            InputTypeError,
+            "gpus.*number.*'two'",
+        ),
+        ("ray-job", "train", {"cpus": -1}, InputError, "cpus.*at least 0.*-1"),
         ("bash", "train", {"partition": "x"}, InputError, "unknown option 'partition'"),
         ("bash", "train {siz}", {}, InputError, "Did you mean 'size'"),
         ("bash", None, {}, InputError, "expected a text or a CommandTask"),

@@ -9,6 +9,7 @@ import string
 import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from flops_fit.errors import (
     InputTypeError,
     OutputError,
     check_choice,
+    check_number,
     is_number,
     nearest_name,
     unknown_name,
@@ -158,11 +160,18 @@ def _options(
     target: str, defaults: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The options of a target; InputError names those that are unknown or missing."""
-    values = {name: type(value)(options.get(name, value)) for name, value in defaults.items()}
-    for name in options:
+    values = dict(defaults)
+    for name, given in options.items():
         if name not in defaults:
             hint = unknown_name(name, list(defaults), {})
             raise InputError(f"{target}: unknown option {name!r}; {hint}")
+        if isinstance(defaults[name], str):
+            values[name] = str(given)
+            continue
+        with suppress(TypeError, ValueError):  # of the command line, where all is text
+            given = json.loads(given)
+        check_number(f"{target}: {name}", given, at_least=0)
+        values[name] = given
     if missing := [name for name, value in values.items() if value == ""]:
         raise InputError(f"{target}: expected {', '.join(f'{name}=' for name in missing)} too.")
     return values
