@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -110,6 +111,43 @@ def test_what_else_a_trainer_reports_is_recorded_and_compared_with_the_plan(
         "the command reports 170 params; planned were 160",
         "the command reports 300 tokens; planned were 400",
     )
+
+
+@pytest.mark.parametrize(
+    ("reports", "told"),
+    [
+        (
+            {"train_loss": 1.0},
+            "loss: expected a number; the command reports train_loss and no loss.",
+        ),
+        (None, "loss: expected a number; the command reports nothing and no loss."),
+        (
+            {"loss": 2.0, "tokens": float("nan")},
+            "tokens: expected a finite number, 1 or more; .* nan.",
+        ),
+        ({"loss": 2.0, "tokens": float("inf")}, "tokens: .* reports inf."),
+        ({"loss": 2.0, "params": 0}, "params: .* reports 0."),
+        ({"loss": 2.0, "flops": "inf"}, "flops: .* reports inf."),
+        ({"loss": [2.0]}, r"loss: it cannot be read \(TypeError: .*list"),
+        (ZeroDivisionError(), r"loss: it cannot be read \(ZeroDivisionError: "),
+    ],
+)
+def test_a_report_that_makes_no_run_is_a_failed_one_that_says_why(
+    reports: Any, told: str, tmp_path: Path
+) -> None:
+    def loss(run_dir: Path, output: str) -> Any:
+        if isinstance(reports, Exception):
+            raise reports
+        return reports
+
+    run = ran(tmp_path, "true", loss)
+    assert run.state == "failed"
+    assert re.match(told, run.reason)
+
+
+def test_a_loss_that_is_not_finite_has_diverged_whatever_else_is_reported(tmp_path: Path) -> None:
+    run = ran(tmp_path, "true", lambda *_: {"loss": float("nan"), "tokens": float("nan")})
+    assert run.state == "diverged"
 
 
 def test_a_value_stays_in_its_word_whatever_it_contains(tmp_path: Path) -> None:

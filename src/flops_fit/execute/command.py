@@ -85,9 +85,11 @@ class Reader:
         reported: dict[str, float] = {}
         missing = ""
         try:
-            reported = self.reported(run_dir, output, values)
-        except Exception as error:  # the user's function, or a file that is no such file
+            reported = _sound(self.reported(run_dir, output, values))
+        except TableError as error:
             missing = str(error)
+        except Exception as error:  # the user's function, or a file that is no such file
+            missing = f"loss: it cannot be read ({type(error).__name__}: {error})"
         lines = [line.rstrip() for line in (output or "").splitlines() if line.strip()]
         state, reason = self._state(code, reported.get("loss"), lines)
         if state != "completed" or not reported:
@@ -173,6 +175,19 @@ def _named(record: Mapping[str, Any], loss: str) -> dict[str, float]:
         if value not in (None, ""):
             out[ours] = float(value)
     return out
+
+
+def _sound(reported: dict[str, float]) -> dict[str, float]:
+    """What was reported, where it makes a run; else TableError."""
+    if "loss" not in reported:
+        others = ", ".join(reported) or "nothing"
+        raise TableError(f"loss: expected a number; the command reports {others} and no loss.")
+    for name in ("tokens", "params", "flops") if math.isfinite(reported["loss"]) else ():
+        if not 1 <= reported.get(name, 1) < math.inf:
+            raise TableError(
+                f"{name}: expected a finite number, 1 or more; the command reports {reported[name]:g}."
+            )
+    return reported
 
 
 def _records(path: Path) -> list[Mapping[str, Any]]:
