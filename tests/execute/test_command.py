@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import re
@@ -306,3 +307,5 @@ def test_what_decides_a_result_decides_the_ids_of_a_plan() -> None:
         assert flops_fit.CommandTask("train {lr}", **other).fingerprint() != task.fingerprint()
     slow = flops_fit.CommandTask("train {lr}", timeout=9, cwd="/")
     assert slow.fingerprint() == task.fingerprint()
+    bound = [flops_fit.CommandTask("train {lr}", functools.partial(max, i)) for i in (1, 1)]
+    assert bound[0].fingerprint() == bound[1].fingerprint()

@@ -21,7 +21,7 @@ from flops_fit.errors import InputError, InputTypeError, TableError, check_choic
 from flops_fit.execute.executor import Report
 from flops_fit.execute.process import exit_words
 from flops_fit.files import WORK
-from flops_fit.fingerprint import digest
+from flops_fit.fingerprint import digest, reference
 from flops_fit.plan.export import Command, fill, planned_values
 from flops_fit.records import Experiment, Run, RunState
 from flops_fit.text import format_duration
@@ -287,9 +287,11 @@ class CommandTask:
 
     def fingerprint(self) -> str:
         """A hash of what is run and of where its loss is; of a function, its name."""
-        loss = getattr(self.loss, "__qualname__", str(self.loss))
+        loss: Any = self.loss
+        if callable(loss):
+            loss = getattr(loss, "__qualname__", reference(loss))
         env = [f"{name}={text}" for name, text in sorted(self.env.items())]
-        return digest(["command", self.command, str(self.shell), loss, *env])
+        return digest(["command", self.command, str(self.shell), str(loss), *env])
 
     def _filled(self, e: Experiment, run_dir: Path) -> tuple[list[str], dict[str, str], Any]:
         """The words, the variables, and the values by name."""
