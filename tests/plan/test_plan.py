@@ -62,6 +62,19 @@ def test_named_sizes_may_be_repeated() -> None:
     assert sorted((e.size, e.repeat) for e in plan.experiments) == [(4, 0), (4, 1), (8, 0), (8, 1)]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([4, 8, 8], r"distinct sizes; 8 is given twice at 1e\+07.*Grid\(repeats=2\)"),
+        ({1e7: [4, 8], 1e8: [{"width": 4}, {"width": 4}]}, "is given twice at 1e.08"),
+        ({1e7: [4], 1e8: [8], 1e9: [4]}, r"among compute_budgets, .*; got \[1000000000.0\] too"),
+    ],
+)
+def test_sizes_given_twice_or_for_no_budget_are_refused(sizes: Any, told: str) -> None:
+    with pytest.raises(PlanError, match=told):
+        plan_sweep(**ARGUMENTS, compute_budgets=[1e7, 1e8], sizes=sizes)
+
+
 def test_another_budget_keeps_the_ids_of_the_runs_that_stay() -> None:
     few = plan_sweep(**ARGUMENTS, compute_budgets=[1e7, 1e8])
     more = plan_sweep(**ARGUMENTS, compute_budgets=[1e7, 3e7, 1e8])

@@ -255,6 +255,17 @@ def named_sizes(spec: ModelSpec, budgets: Sequence[float], sizes: Sizes) -> dict
                         f'model_size_param="width", or model_cls=lambda width: Model({kind}(width=width)).'
                     )
             spec.require(size)
+        known = [canonical_json(_plain(size)) for size in named[budget]]
+        if twice := [size for i, size in enumerate(named[budget]) if known[i] in known[:i]]:
+            raise PlanError(
+                f"sizes: expected distinct sizes; {twice[0]!r} is given twice at {budget:g} FLOPs. To "
+                "repeat runs, give design=Grid(repeats=2)."
+            )
+    if isinstance(sizes, Mapping) and (others := [b for b in sizes if b not in budgets]):
+        raise PlanError(
+            f"sizes: expected budgets among compute_budgets, {list(budgets)}; got {others} too. Plan "
+            "these budgets, or leave their sizes out."
+        )
     counts = {repr(s): spec.require(s).total for chosen in named.values() for s in chosen}
     if len(counts) > 1 and len(set(counts.values())) == 1:
         raise PlanError(
