@@ -86,6 +86,11 @@ def format_count(value: float, zeros: bool = False) -> str:
     return f"{value:#.3g}".rstrip(".") if zeros and 1e-3 <= value < 1e3 else f"{value:.3g}"
 
 
+def shown_count(value: float) -> str:
+    """A count as tables and answers have it: three digits with their zeros."""
+    return format_count(value, zeros=True)
+
+
 class _Words(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> Any:
         if format_spec == "count":

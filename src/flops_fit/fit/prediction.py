@@ -17,16 +17,12 @@ from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import Optimum, PowerLaw, spend
 from flops_fit.records import Diagnostic, finite_json
 from flops_fit.table.run_table import RunTable
-from flops_fit.text import card, format_count
+from flops_fit.text import card, format_count, shown_count
 
 _WINDOW = 5.0  # of the parabola through a budget that was held out
 _PATH = 13  # budgets of a path that are answered one by one
 QUANTITIES = ("optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param")
 SPANS = (*QUANTITIES, "run_loss")
-
-
-def _count(value: float) -> str:
-    return format_count(value, zeros=True)
 
 
 @dataclass(frozen=True)
@@ -77,9 +73,9 @@ class Prediction(Mapping[str, Any]):
     def _rows(self) -> list[list[str]]:
         rows = [["", "value", f"{100 * self.level:g} % interval"]]
         for name, quantity, show in (
-            ("N*, parameters", "optimal_params", _count),
-            (f"D*, {self.unit}", "optimal_tokens", _count),
-            ("D/N", "tokens_per_param", _count),
+            ("N*, parameters", "optimal_params", shown_count),
+            (f"D*, {self.unit}", "optimal_tokens", shown_count),
+            ("D/N", "tokens_per_param", shown_count),
             ("loss, mean of runs", "expected_loss", lambda v: "–" if v != v else f"{v:#.4g}"),
             ("loss, one run", "run_loss", lambda v: "–" if v != v else f"{v:#.4g}"),
         ):

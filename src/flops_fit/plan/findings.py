@@ -133,7 +133,7 @@ def branch_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
         return [in_words("nothing_shared")]
     alone = sum(e.flops for e in experiments)
     saved = 1 - sum(own_flops(experiments).values()) / alone
-    costs = {"saved": 100 * saved, "cheaper": alone / (1 - saved) / alone}
+    costs = {"saved": 100 * saved, "cheaper": 1 / (1 - saved)}
     out = [in_words("trunks", trunks=len(shared), branches=sum(map(len, shared)), **costs)]
     if len(groups) <= _FEW_TRUNKS:
         out.append(in_words("few_trunks", trunks=len(groups), limit=_FEW_TRUNKS))

@@ -16,12 +16,7 @@ from flops_fit.fit.prediction import Prediction
 from flops_fit.flops.functions import Floats
 from flops_fit.laws.experts import Experts
 from flops_fit.records import SIMULATED, Diagnostic
-from flops_fit.text import card, format_count, markdown_table
-
-
-def shown_count(value: float) -> str:
-    """A count as tables and answers have it: three digits with their zeros."""
-    return format_count(value, zeros=True)
+from flops_fit.text import card, markdown_table, shown_count
 
 
 def asset(name: str) -> str:

@@ -16,9 +16,9 @@ from flops_fit.recipes.published import RECIPES
 from flops_fit.records import ParamCount
 from flops_fit.report import style
 from flops_fit.report.style import Axes, Colour, Figure, Row, rows_of
-from flops_fit.report.table import WORDS, TextTable, best_settings, shown_count
+from flops_fit.report.table import WORDS, TextTable, best_settings
 from flops_fit.store.read import TrainingCurve
-from flops_fit.text import format_count, format_regret
+from flops_fit.text import format_count, format_regret, shown_count
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import REACH, Tuning
 
