@@ -13,7 +13,8 @@ import pytest
 
 import flops_fit
 from flops_fit import Mock, Mup, Rectangular, Tapered, TrainingConfig
-from flops_fit.cli.sweep_file import is_reference, load, read_sweep
+from flops_fit.cli.references import is_reference, load
+from flops_fit.cli.sweep_file import read_sweep
 from flops_fit.errors import InputError, MissingExtraError
 from flops_fit.execute import PoolExecutor
 from flops_fit.laws import Hoffmann
@@ -136,6 +137,41 @@ def test_flags_override_settings_and_settings_the_file(here: Path) -> None:
     assert "device" not in found
 
 
+@pytest.mark.parametrize(
+    ("text", "flags", "settings", "table"),
+    [
+        ("", {"mode": "mock"}, ["mode.noise=0.5"], {"kind": "mock", "noise": 0.5}),
+        ("", {"executor": "pool"}, ["executor.workers=4"], {"kind": "pool", "workers": 4}),
+        ("[executor]\nkind='pool'\nworkers=3", {"executor": "pool"}, [], {"kind": "pool", "workers": 3}),
+        ("executor = 'ray'", {"executor": "pool"}, ["executor.workers=4"], {"kind": "pool", "workers": 4}),
+        ("[design]\nkind='tapered'\nwidth=3", {"design": "grid"}, [], {"kind": "grid", "width": 3}),
+        ("[executor]\nkind='slurm'\npartition='gpu'", {"executor": "pool"}, [], {"kind": "pool"}),
+        ("tune = 'joint'", {}, ["tune.share=0.1"], {"kind": "joint", "share": 0.1}),
+        ("[tune]\nshare=0.1", {}, ["tune=joint"], {"kind": "joint", "share": 0.1}),
+        ("", {}, ["mode.noise=0.5", "mode=mock"], {"kind": "mock", "noise": 0.5}),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_kind_keeps_its_settings(
+    here: Path, text: str, flags: dict[str, Any], settings: list[str], table: dict[str, Any]
+) -> None:
+    """Those of another kind in the file are left out: the name asks for another."""
+    (here / "sweep.toml").write_text('model_cls = "thing.py:Tiny"\n' + text)
+    (key,) = {*flags, *(setting.split("=")[0].split(".")[0] for setting in settings)}
+    assert read_sweep(None, flags, settings).values[key] == table
+
+
+def test_a_setting_that_the_kind_of_a_flag_does_not_have_is_refused(here: Path) -> None:
+    text = "[executor]\nkind = 'pool'\nworkers = 3"
+    with pytest.raises(InputError, match="executor: ray has no option 'workers'"):
+        arguments(here, text, {"executor": "ray"}, "executor.workers=4")
+
+
+def test_a_command_of_a_file_needs_trust_where_a_flag_names_its_kind(here: Path) -> None:
+    text = "[mode]\nkind = 'command'\ncommand = 'date'"
+    with pytest.raises(InputError, match="mode: expected no command in sweep.toml"):
+        arguments(here, text, {"mode": "command"})
+
+
 def test_paths_of_a_file_are_beside_it_and_those_of_flags_are_here(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +291,7 @@ class Own:
         "os:system", "builtins:eval", "runpy:run_path", "__main__:x", "torch:load", "torch.hub:load",
         "numpy:load", "transformers:pipeline", "timm:create_model", "antigravity:fly", "evil.py:run",
         "link.py:run", "flops_fit:CommandTask",
-        "flops_fit.cli:main", "flops_fit.cli.sweep_file:load", "flops_fit.errors:math.sqrt",
+        "flops_fit.cli:main", "flops_fit.cli.references:load", "flops_fit.errors:math.sqrt",
         "flops_fit:laws.law.np.load", "torch.nn:functional.torch.load", "inside.py:os.system",
         "inside.py:os.path.join", "inside:system", "inside:Path.home", "inside:Own.__subclasses__",
     ],

@@ -4,164 +4,23 @@ Keys are the names of these arguments, read from its signature: what it takes ca
 such as ``"model.py:make"`` stand for Python objects, tables with ``ref`` for what such an object
 returns. Tables of the keys in ``_BUILT`` are the settings of an object by its ``kind``.
 
-Importing and calling runs code, so what a file may name is limited unless the user trusts the file:
-code in the current directory's tree, what is public in flops_fit, and ``torch.nn``, ``torch.optim``.
-Other installed packages are not exempt: a function of theirs may load and run anything.
+Code is imported and called: :mod:`flops_fit.cli.references` says which.
 """
 
 from __future__ import annotations  # evaluated, they would import what --help does without
 
 import functools
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import os
-import re
-import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import flops_fit
 from flops_fit.cli.answer import number
-from flops_fit.errors import InputError, MissingExtraError, check_choice, nearest_name, unknown_name
-from flops_fit.text import error_line
-
-_REFERENCE = re.compile(
-    r"(?P<where>[A-Za-z_][\w.]*|.*\.py):(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
-)
-
-
-def is_reference(text: str) -> bool:
-    """Whether a text names a Python object."""
-    return _REFERENCE.fullmatch(text) is not None
-
-
-def load(reference: str, what: str, folder: Path, untrusted: Path | None = None) -> Any:
-    """The object that a reference names, for the key ``what``; also from ``folder``.
-
-    Where the file that names it is ``untrusted``, it has to be code of the project.
-    """
-    match = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
-    if match is None:
-        raise InputError(
-            f"{what}: expected package.module:name or file.py:name; got {reference!r}."
-        )
-    where, name = match["where"], match["name"]
-    for place in (Path.cwd(), folder.resolve()):
-        if str(place) not in sys.path and (untrusted is None or _in_project(place)):
-            sys.path.insert(0, str(place))
-    is_file = where.endswith(".py")
-    allowed = untrusted is None or where in _PUBLIC or _is_harmless(where)
-    allowed = allowed or (_in_project(folder / where) if is_file else _found_here(where))
-    refused = InputError(
-        f"{what}: expected code in {Path.cwd()} or below it, since {untrusted} is not trusted; got "
-        f"{reference!r}, which is elsewhere. Read what it does, then add --trust; or name a function in a "
-        "file here that calls it."
-    )
-    if not allowed:
-        raise refused
-    try:
-        thing: Any = _file(folder / where) if is_file else importlib.import_module(where)
-    except Exception as error:  # importing runs the user's code
-        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-            raise MissingExtraError("torch", "train", f"{what} in {where}") from error
-        raise InputError(f"{what}: {where} cannot be imported: {error_line(error)}.") from error
-    public = where in _PUBLIC and name in thing.__all__ and name != "CommandTask"
-    exported = untrusted is None or public
-    for part in name.split("."):
-        if not hasattr(thing, part):
-            hint = nearest_name(part, dir(thing)) or " Check the name."
-            raise InputError(f"{what}: {where} has no {part!r}.{hint}")
-        thing = getattr(thing, part)
-        if not (exported or _defined_here(thing)):
-            raise refused
-    return thing
-
-
-# Public modules of this package: a file may name what they export.
-_PUBLIC = (
-    "flops_fit", "flops_fit.examples", "flops_fit.fit", "flops_fit.laws", "flops_fit.mup",
-    "flops_fit.recipes", "flops_fit.trackers", "flops_fit.tune",
-)  # fmt: skip
-_HARMLESS = ("flops_fit.examples", "torch.nn", "torch.optim")  # with all below: they only compute
-
-
-def _is_harmless(module: str) -> bool:
-    return any(f"{module}.".startswith(f"{name}.") for name in _HARMLESS)
-
-
-def _in_project(path: Path) -> bool:
-    """Whether a path is in the current directory's tree, and no installed package there."""
-    path = path.resolve()
-    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
-    library = path.is_relative_to(Path(os.__file__).resolve().parent)
-    return path.is_relative_to(Path.cwd()) and not installed and not library
-
-
-def _found_here(module: str) -> bool:
-    """Whether importing a module would run code of the project, or find nothing to run."""
-    try:
-        spec = importlib.util.find_spec(module.partition(".")[0])
-    except ValueError:  # of a module without a file, such as __main__
-        return False
-    if spec is None:
-        return True
-    places = spec.submodule_search_locations or [spec.origin or ""]
-    return all(Path(place).is_absolute() and _in_project(Path(place)) for place in places)
-
-
-def _defined_here(thing: Any) -> bool:
-    """Whether a module, class or function is of the project; other objects were made there."""
-    if not (isinstance(thing, ModuleType | type) or inspect.isroutine(thing)):
-        return True
-    name = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
-    if not isinstance(thing, ModuleType) and _is_harmless(name or ""):
-        return True
-    file = getattr(sys.modules.get(name or ""), "__file__", None)
-    return file is not None and _in_project(Path(file))
-
-
-def _file(path: Path) -> ModuleType:
-    """A file as a module, by its own name unless another module has it."""
-    path = path.resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    name = path.stem
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        _pickle_by_value(known)
-        return known
-    if known is not None or name in sys.stdlib_module_names:
-        name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-        if name in sys.modules:
-            return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    _pickle_by_value(module)
-    return module
-
-
-def _pickle_by_value(module: ModuleType) -> None:
-    """Pickle its functions and classes by value, as those of a script, for other processes."""
-    try:
-        import cloudpickle
-    except ImportError:
-        return
-    cloudpickle.register_pickle_by_value(module)
-
+from flops_fit.cli.references import is_reference, load
+from flops_fit.errors import InputError, check_choice, unknown_name
 
 DEFAULT_FILE = Path("sweep.toml")
 _CALLED = ("dataset", "eval_dataset", "example_batch")  # a class or function of these is called
@@ -174,6 +33,7 @@ _RESOURCES = {
 }  # fmt: skip
 # Tables of an object's settings.
 _BUILT = ("executor", "design", "mode", "training", "tune", "model_cls")
+_NAMED = ("executor", "design", "mode", "tune")  # those that the name of a kind stands for
 
 
 @dataclass
@@ -256,15 +116,14 @@ def read_sweep(
         sweep.folders = dict.fromkeys(sweep.values, path.parent)
         sweep.values.setdefault("output_dir", "outputs")
         sweep.folders["output_dir"] = path.parent
+    given = {key: value for key, value in flags.items() if value is not None}
+    for key in _NAMED:  # first, so that settings are of the kind that a flag names
+        if key in given:
+            _put(sweep, key, given[key])
     for setting in settings:
         _set(sweep, setting)
-    for key, value in flags.items():
-        table = sweep.values.get(key)
-        if key == "design" and value is not None and isinstance(table, Mapping):
-            sweep.values[key] = {**table, "kind": value}  # its other settings stay
-        elif value is not None:
-            sweep.values[key] = value
-            sweep.folders.pop(key, None)
+    for key, value in given.items():
+        _put(sweep, key, value)
     if "model_cls" not in sweep.values:
         what = "no sweep.toml is here" if path is None else f"{path} does not say"
         raise InputError(
@@ -298,6 +157,21 @@ def _check_keys(keys: Iterable[str], where: str) -> None:
         raise InputError(f"{where}: unknown key {key!r}; {hint}")
 
 
+def _put(sweep: SweepFile, key: str, value: Any) -> None:
+    """A value of the user's own; the name of a kind keeps the settings that its table has for it."""
+    table = sweep.values.get(key)
+    name = isinstance(value, str) and value != "none" and not is_reference(value)
+    if not (key in _NAMED and name and isinstance(table, Mapping) and "ref" not in table):
+        sweep.values[key] = value
+        sweep.folders.pop(key, None)
+        return
+    kinds = _kinds(key)
+    if value in kinds and table.get("kind", value) != value:
+        taken = inspect.signature(kinds[value]).parameters
+        table = {k: v for k, v in table.items() if k in taken}
+    sweep.values[key] = {**table, "kind": value}  # of the file's folder still, as its settings are
+
+
 def _set(sweep: SweepFile, setting: str) -> None:
     """One ``KEY=VALUE``, into the values."""
     path, equals, text = setting.partition("=")
@@ -311,9 +185,10 @@ def _set(sweep: SweepFile, setting: str) -> None:
         value = text.strip()
     table = sweep.values
     if len(keys) == 1:
-        sweep.folders.pop(keys[0], None)
-    elif isinstance(name := table.get(keys[0]), str):  # which stands for a table that has it
-        table[keys[0]] = {"kind" if keys[0] in ("executor", "design", "mode") else "ref": name}
+        _put(sweep, keys[0], value)
+        return
+    if isinstance(name := table.get(keys[0]), str):  # which stands for a table that has it
+        table[keys[0]] = {"kind" if keys[0] in _NAMED else "ref": name}
     for key in keys[:-1]:
         inside = table.get(key)
         table[key] = dict(inside) if isinstance(inside, Mapping) else {}
@@ -359,9 +234,9 @@ def _called(function: Callable[..., Any], args: Mapping[str, Any], key: str) -> 
     return function(**args)
 
 
-def _built(key: str, table: Mapping[str, Any], find: _Find, folder: Path) -> Callable[[], Any]:
-    """What makes the object of a table: by its kind, with the other entries as its settings."""
-    kinds: Mapping[str, Any] = {
+def _kinds(key: str) -> Mapping[str, Any]:
+    """What makes each kind of an object; one of a single kind has the name of its key."""
+    kinds: dict[str, Mapping[str, Any]] = {
         "executor": flops_fit.execute.EXECUTORS,
         "design": flops_fit.plan.designs.DESIGNS,
         "mode": {
@@ -372,7 +247,13 @@ def _built(key: str, table: Mapping[str, Any], find: _Find, folder: Path) -> Cal
         "model_cls": {"model_cls": flops_fit.ModelSizes},
         "training": {"training": flops_fit.TrainingConfig},
         "tune": {"tune": flops_fit.tune.Tune},
-    }[key]
+    }
+    return kinds[key]
+
+
+def _built(key: str, table: Mapping[str, Any], find: _Find, folder: Path) -> Callable[[], Any]:
+    """What makes the object of a table: by its kind, with the other entries as its settings."""
+    kinds = _kinds(key)
     values: dict[str, Any] = {}
     command = key == "mode" and table.get("kind") == "command"
     for name, value in table.items():
