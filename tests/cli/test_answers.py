@@ -492,3 +492,25 @@ def test_comparisons_name_their_options(
     assert told.code == 2
     assert said in told.err
     assert "speeds=" not in told.err
+
+
+def test_an_answer_far_beyond_the_runs_is_not_relied_on_by_any_command(
+    capsys: Capsys, table: Path, tmp_path: Path
+) -> None:
+    """At a thousand times the largest run; at ten times it is done."""
+    scored = tmp_path / "scored.csv"
+    rows = reference.runs("llama3_2024").to_dicts()
+    scores = ({"quiz": 0.25 + 0.75 / (1 + math.exp(8 * (row["loss"] - 0.7)))} for row in rows)
+    scored.write_text(
+        flops_fit.files.csv_text([{**r, **s} for r, s in zip(rows, scores, strict=True)])
+    )
+    for C, code in (("9e22", 0), ("1e25", 1)):
+        for words in (
+            ("predict", table, C),
+            ("compare", table, table, "--at", C),
+            ("metric", scored, "quiz", C, "--chance", "0.25"),
+            ("next", table, "--target", C, "--spend", "1e22"),
+        ):
+            told = called(capsys, *words)
+            assert told.code == code, words
+            assert ("[critical]" in told.out or "Do not rely" in told.out) == bool(code)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flops_fit.fit import fit_runs
+from flops_fit.adaptive import next_experiments
+from flops_fit.fit import compare, fit_runs, metric
 from flops_fit.fit.checks import TRUST_WORTH, trust_worth
 from flops_fit.laws import Hoffmann
 from flops_fit.report.table import answer_in_words
@@ -63,3 +64,32 @@ def test_every_level_says_what_it_has_been_worth(level):
     assert f"{factor:.3g}" in trust_worth(level)
     worse = [w for w in TRUST_WORTH.values() if w[1] > factor]
     assert all(w[2] > share for w in worse)
+
+
+@pytest.mark.parametrize(
+    ("times", "severity"), [(30.0, "warning"), (1e3, "critical"), (1e20, "critical")]
+)
+def test_every_question_grades_alike_how_far_it_lies_beyond_the_runs(
+    times: float, severity: str
+) -> None:
+    runs = sweep(LAW, sd=0.002)
+    runs["quiz"] = 0.25 + 0.75 / (1 + np.exp(4 * (runs["loss"] - 2.6)))
+    fit = fit_runs(runs, "hoffmann")
+    C = times * fit.largest_compute
+    proposal = next_experiments(fit, target_compute=C, budget_flops=fit.largest_compute)
+    for answer in (
+        fit.predict(C),
+        compare(fit, fit, C),
+        metric(runs, "quiz", chance=0.25).predict(C),
+        proposal,
+    ):
+        graded = {d.severity for d in answer.diagnostics if d.code == "extrapolation"}
+        assert graded == {severity}, answer
+
+
+def test_a_target_of_any_size_is_graded() -> None:
+    """Squares of its distance are beyond what floats hold."""
+    fit = fit_runs(sweep(LAW, sd=0.002), "hoffmann")
+    for C in (1e300, 1e-300):
+        (far,) = (d for d in fit.predict(C).diagnostics if d.code == "extrapolation")
+        assert far.severity == "critical"

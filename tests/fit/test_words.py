@@ -137,7 +137,7 @@ def test_a_score_is_asked_at_a_compute_or_a_pair(scored: dict[str, Any]) -> None
     with pytest.raises(InputTypeError, match="C, or N and D"):
         quiz.predict("1e20")
     far = {d.code for d in quiz.predict(1e27).diagnostics}
-    assert "metric_far" in far
+    assert "extrapolation" in far
 
 
 # --- pieces

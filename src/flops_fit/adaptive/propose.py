@@ -19,12 +19,14 @@ from numpy.typing import ArrayLike
 
 from flops_fit.adaptive.candidates import Candidates, around
 from flops_fit.errors import FitError, InputError, check_number
+from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import quick_fit
 from flops_fit.fit.intervals import DrawnOptima, Evidence
 from flops_fit.fit.misfit import trust_weights
 from flops_fit.fit.solver import BoundKind, one_blas_thread
 from flops_fit.flops.functions import Floats
+from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, format_percent
 
@@ -186,7 +188,8 @@ class Proposal:
     ``cost`` is the FLOPs of all. ``now`` and ``after`` are half the width of the 90 % interval of N* at
     ``target_compute``, relative (0.1: ±10 %), of the runs so far and as predicted with these; ``inf`` if
     there is none. ``misfit`` is how far the loss is off the law's form, relative: a standard deviation.
-    ``buys`` are pairs of FLOPs more and the half-width that they would give.
+    ``buys`` are pairs of FLOPs more and the half-width that they would give. ``diagnostics`` say how far
+    the target and the runs lie from those so far.
     """
 
     runs: tuple[dict[str, float], ...]
@@ -196,6 +199,7 @@ class Proposal:
     target_compute: float
     misfit: float
     buys: tuple[tuple[float, float], ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
 
     def __str__(self) -> str:
         return f"next: {described(self.runs)}: {change(self.now, self.after)}"
@@ -359,6 +363,7 @@ def next_experiments(
             "candidate costs. Give a larger budget or cheaper candidates."
         )
     chosen = choice.pick(picked)
+    best = evidence.law.optimal(criterion.target, fit.flops)
     return Proposal(
         runs=chosen.to_dicts(),
         cost=chosen.cost,
@@ -367,4 +372,5 @@ def next_experiments(
         target_compute=float(target_compute),
         misfit=evidence.posterior.amplitude,
         buys=buys(criterion, [budget_flops * f for f in SPENDS], choice),
+        diagnostics=off_the_runs(evidence, best.params, best.tokens, shape=False),
     )

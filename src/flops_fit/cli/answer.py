@@ -199,7 +199,9 @@ def _as_options(mapping: re.Match[str]) -> str:
     return " ".join(f"--column {shlex.quote(f'{name}={heading}')}" for name, heading in pairs)
 
 
-def relied_on(fit: flops_fit.Fit, findings: Iterable[flops_fit.Diagnostic] = ()) -> bool:
+def relied_on(
+    fit: flops_fit.Fit | flops_fit.fit.MetricFit, findings: Iterable[flops_fit.Diagnostic] = ()
+) -> bool:
     """Whether an answer can be relied on: no finding about the fit or about it is critical."""
     return fit.trust != "no" and all(d.severity != "critical" for d in findings)
 

@@ -196,7 +196,7 @@ def compare(
         )
         flops_fit.report.write_comparison(baseline, other, report, at, names=names, **asked)
         findings.append(f"Report: {report}")
-    good = all(d.severity != "critical" for d in comparison.diagnostics)
+    good = all(answer.relied_on(fit, comparison.diagnostics) for fit in (baseline, other))
     return Answer((text, trust, *findings), document, good)
 
 
@@ -234,7 +234,9 @@ def next_(
         "runs": list(proposal.runs), "unit": unit, "cost": proposal.cost,
         "target_compute": proposal.target_compute, "half_width_now": proposal.now,
         "half_width_after": proposal.after, "misfit": proposal.misfit, "trust": fitted.trust,
+        "findings": answer.serious(fitted, proposal.diagnostics),
     }  # fmt: skip
+    shown += flops_fit.fit.prediction.serious(proposal.diagnostics)
     if fitted.trust == "no":
         shown.append("Do not rely on this fit: flops-fit fit says why.")
     if out is not None:
@@ -242,7 +244,7 @@ def next_(
         with flops_fit.files.output_errors(out, "--csv"):
             flops_fit.files.write_output(out, text)
         shown.append(f"Runs: {out}")
-    return Answer(tuple(shown), document, answer.relied_on(fitted))
+    return Answer(tuple(shown), document, answer.relied_on(fitted, proposal.diagnostics))
 
 
 def forecast(

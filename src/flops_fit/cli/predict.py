@@ -208,7 +208,8 @@ def metric(
             fit.plot(level=level).savefig(plot, dpi=300)
         shown.append(f"\nFigure: {plot}")
     document = {"metric": fit, "predictions": predictions}
-    return Answer(tuple(shown), document, fit.trust != "no")
+    findings = [d for p in predictions for d in p.diagnostics]
+    return Answer(tuple(shown), document, answer.relied_on(fit, findings))
 
 
 reference = typer.Typer()

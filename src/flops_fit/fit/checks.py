@@ -1,5 +1,6 @@
 """What speaks for and against a fit: outliers, residual patterns, bounds, and distance from runs."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +27,9 @@ _BRACKETED = (0.05, 0.95)  # shares of the runs between which some lie on either
 _DISAGREEMENT, _GROSS_DISAGREEMENT = np.log(1.5), np.log(5.0)
 _UNCLEAR_LOG_HALF = np.log(2)
 _WIDTH_TARGET = 10.0  # times the largest run's compute
+_NEAR, _LN2 = 0.001, math.log(2)
+# In ln C beyond the runs, with room for rounding: worth a warning, not to be relied on, most to be asked for.
+_WARN_FAR, _REFUSE_FAR, _LN_MOST_ASKED = math.log(10) + 1e-6, math.log(100) + 1e-6, math.log(1e4)
 WIDTH_LIMITS = ((0.6, 1.0), (0.07, 0.2))  # of ln N* and ln L there: half-widths for "caution", "no"
 
 
@@ -292,31 +296,37 @@ def width_ahead(evidence: Evidence) -> list[Diagnostic]:
 
 
 def _beyond(name: str, value: float, runs: Floats) -> tuple[float, str]:
-    """By which factor a value lies above the largest run's or below the smallest, and in words."""
+    """How far, in logs, a value lies above the largest run's or below the smallest, and in words."""
     above, below = value / float(np.max(runs)), float(np.min(runs)) / value
     if above >= below:
-        return above, f"{name} is {above:.3g}× the largest run's"
-    return below, f"{name} is {below:.3g}× below the smallest run's"
+        return math.log(above), f"{name} is {above:.3g}× the largest run's"
+    return math.log(below), f"{name} is {below:.3g}× below the smallest run's"
 
 
 def _far(compute: tuple[float, str], sizes: list[tuple[float, str]]) -> Diagnostic | None:
     """How far a target lies beyond the runs: from 10× a warning, from 100× critical."""
-    # N and D grow like √C: their factors count squared, and are named where they say more than C.
-    grades = [compute[0], *(factor**2 for factor, _ in sizes)]
-    worse = [text for factor, text in sizes if factor**2 > max(compute[0], 1.001) * 2]
-    texts = [compute[1]] * (compute[0] > 1.001) + worse
-    if not texts:
+    # N and D grow like √C: their logs count twice, and are named where they say more than C.
+    doubled = [(2 * log, text) for log, text in sizes]
+    worse = [each for each in doubled if each[0] > max(compute[0], _NEAR) + _LN2]
+    found = [compute] * (compute[0] > _NEAR) + worse
+    if not found:
         return None
-    worst, text = max(grades[0], *(grades[1:] if worse else [0.0])), "; ".join(texts)
-    severity: Severity = "critical" if worst > 100 else "warning" if worst > 10 else "note"
-    factor = max(np.sqrt(min(worst, 1e4)), 10.0)
-    return finding("extrapolation", severity, worst > 10, text=text, factor=factor)
+    worst = max(compute[0], *(log for log, _ in doubled)) if worse else compute[0]
+    far = worst > _WARN_FAR
+    severity: Severity = "critical" if worst > _REFUSE_FAR else "warning" if far else "note"
+    factor = math.exp(max(min(worst, _LN_MOST_ASKED) / 2, math.log(10)))
+    return finding(
+        "extrapolation", severity, far, text="; ".join(text for _, text in found), factor=factor
+    )
 
 
 def off_the_runs(
     evidence: Evidence, N: float, D: float, *, shape: bool = True
 ) -> tuple[Diagnostic, ...]:
-    """How far N and D lie from the runs, above and below: in compute, N, D and, with ``shape``, D/N."""
+    """How far N and D lie from the runs, above and below: in compute, N, D and, with ``shape``, D/N.
+
+    Every question of a fit is graded here, so that one target is as far for all of them.
+    """
     runs = evidence.runs
     if not (np.isfinite(N) and np.isfinite(D)):
         return ()

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from flops_fit.errors import InputError, InputTypeError, check_number
+from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.groups import EXPONENTS, LEVEL, beliefs, share_constants
 from flops_fit.fit.intervals import Evidence, Interval
@@ -362,8 +363,14 @@ def _limits(first: Fit, second: Fit, C: float, m: float) -> list[Diagnostic]:
     for name, fit, compute in (("first", first, C), ("second", second, C * m)):
         if fit.trust == "no":
             out.append(finding("poor_fit", name=name))
-        if math.isfinite(compute) and compute > 10 * fit.largest_compute:
-            out.append(finding("compared_far", name=name, factor=compute / fit.largest_compute))
+        if math.isfinite(compute) and compute > 0:
+            best = fit._evidence.law.optimal(compute, fit.flops)
+            far = off_the_runs(fit._evidence, best.params, best.tokens, shape=False)
+            out += [
+                replace(d, message=f"the {name} fit: {d.message}")
+                for d in far
+                if d.severity != "note"
+            ]
     if first.runs.unit != second.runs.unit:
         out.append(finding("units_differ", first=first.runs.unit, second=second.runs.unit))
     return out

@@ -16,7 +16,7 @@ from flops_fit.errors import (
     check_choice,
     check_number,
 )
-from flops_fit.fit.checks import trust_of
+from flops_fit.fit.checks import off_the_runs, trust_of
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.intervals import Interval, check_level
@@ -47,7 +47,6 @@ _FAR_APART = 3.0  # times the held-out error of the better route, from which the
 _CLEAR = 2.0  # standard errors above chance
 _TREND_LEVEL = 0.01
 _FEW_ABOVE = 5
-_FAR = 100.0  # times the largest run's compute
 _POOR = 0.25  # held-out error, of the range of scores that the runs show
 
 
@@ -169,8 +168,7 @@ class MetricFit:
                 notes.append(finding("metric_optimum"))
         N, D = np.array([params]), np.array([tokens])
         C = float(self.loss_fit.flops(N)[0] * tokens)
-        if (far := C / self.loss_fit.largest_compute) > _FAR:
-            notes.append(finding("metric_far", factor=far))
+        notes += off_the_runs(self.loss_fit._evidence, params, tokens, shape=bool(rest))
         routes: dict[str, tuple[float, Interval | None]] = {}
         if self.trust == "no":
             notes += [d for d in self.diagnostics if d.severity == "critical"]
