@@ -109,10 +109,12 @@ def test_every_public_package_has_its_page_in_the_reference() -> None:
 
 
 def test_every_finding_of_a_fit_is_explained() -> None:
-    """Each code that the source writes out stands in the table, and none that it does not know."""
+    """Each code that the source writes out stands in the table, once, and none that it does not know."""
     section = FITTING.split("## Findings")[1].split("## A law of your own")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    told = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
+    codes_of_rows = [code for row in rows for code in re.findall(r"`(\w+)`", row)]
+    told = set(codes_of_rows)
+    assert len(told) == len(codes_of_rows)
     written = set(re.findall(r'Diagnostic\(\s*"(\w+)"', SOURCE))
     findings = tomllib.loads((FIT / "findings.toml").read_text())
     codes = {words.get("code", key) for key, words in findings.items()}
