@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.fit import Estimate, Fit, fit_runs, intervals
+from flops_fit.fit import Estimate, Fit, compare, fit_runs, intervals
+from flops_fit.fit.intervals import WIDEST_LEVEL
 from flops_fit.laws import Hoffmann, Law
 from tests.fit._runs import chinchilla, sweep, unconverged
 
@@ -269,6 +270,9 @@ def test_a_fit_that_was_asked_survives_pickling(papers):
         (lambda f: f.loss_at(0, 1e10), "N, parameters"),
         (lambda f: f.loss_at(1e9, "many"), "D, units"),
         (lambda f: f.loss_at(1e9, 1e10, 90), "level"),
+        (lambda f: f.predict(1e21, 0.9999999), "0.995 at most, the widest that 400 draws tell"),
+        (lambda f: f.predict_path(np.array([1e21]), 0.996), "0.995 at most"),
+        (lambda f: compare(f, f, 1e21, level=0.996), "0.995 at most"),
         (lambda f: f.trade_off(1e20, [0.5, -1]), "factors"),
         (lambda f: f.trade_off(-1e20, 0.5), "C, FLOPs"),
         (lambda f: f.optimal_for_inference(1.0, 1e12), "irreducible loss E"),
@@ -282,6 +286,15 @@ def test_nonsense_is_refused_in_words(fit, ask, match):
     """Each refusal says what was expected."""
     with pytest.raises((InputError, InputTypeError), match=match):
         ask(fit)
+
+
+def test_a_level_that_is_given_has_draws_outside_and_is_not_shown_as_all(fit):
+    """The widest is shown as what it is."""
+    assert WIDEST_LEVEL == 0.995
+    widest = fit.estimate(lambda law: law.loss(1e9, 2e10), WIDEST_LEVEL)
+    draws = np.array([law.loss(1e9, 2e10) for law in fit._evidence.drawn_laws])
+    assert draws.min() < widest.interval[0] < widest.interval[1] < draws.max()
+    assert "99.5 %" in str(widest)
 
 
 def test_a_quantity_may_be_negative(fit):

@@ -259,6 +259,7 @@ class Fit(Conditions, Questions):
         Of shape (5, 3, budgets): N*, D*, the mean loss, D/N and the loss of one run, each as its
         value and the ends of its interval, NaN where there is none.
         """
+        check_level(level)
         if self._headline.lines is None:
             return predict_path(self._evidence, np.asarray(compute), level)
         answers = [self.predict(float(c), level) for c in compute]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.errors import InputError, InputTypeError, check_choice, check_number
-from flops_fit.fit.misfit import Posterior, Tuned, posterior
+from flops_fit.errors import InputError, InputTypeError, check_choice, check_number, is_number
+from flops_fit.fit.misfit import DRAWS, Posterior, Tuned, posterior
 from flops_fit.fit.misfit_mean import Belief, MisfitPrior
 from flops_fit.fit.solver import Solution, huber_weight, one_blas_thread
 from flops_fit.flops.functions import Floats, FlopsFunction, Indices
@@ -336,9 +336,16 @@ def answer(evidence: Evidence, draws: Floats, level: float) -> Estimate:
     return Estimate(value, None, level, "none", reason)
 
 
+WIDEST_LEVEL = 1 - 2 / DRAWS
+"""Beyond it one draw at each end lies outside: its interval would be that of any higher level."""
+
+
 def check_level(level: float) -> None:
-    """Refuse a level that is not between 0 and 1."""
-    check_number("level", level, above=0, below=1, expected="a number between 0 and 1, such as 0.9")
+    """Refuse a level that is not between 0 and 1, or that the draws cannot give."""
+    expected = "a number between 0 and 1, such as 0.9"
+    if is_number(level) and WIDEST_LEVEL < level < 1:
+        expected += f", and {WIDEST_LEVEL:g} at most, the widest that {DRAWS} draws tell"
+    check_number("level", level, above=0, at_most=WIDEST_LEVEL, expected=expected)
 
 
 def _number(value: object) -> float:

@@ -145,6 +145,7 @@ class MetricFit:
 
     def span(self, N: Floats, D: Floats, level: float = 0.9, route: str = "") -> Floats:
         """The ends of the interval of one run at each (N, D): (2, points)."""
+        check_level(level)
         ends = [0.5 - level / 2, 0.5 + level / 2]
         return np.asarray(np.quantile(self.draws(N, D, route), ends, axis=0))
 

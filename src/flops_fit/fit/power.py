@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.errors import FitError, InputError
-from flops_fit.fit.intervals import Interval, check_level, hc3, student_t
+from flops_fit.errors import FitError, InputError, check_number
+from flops_fit.fit.intervals import Interval, hc3, student_t
 from flops_fit.fit.solver import FitStatus
 from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops, SmoothFlops
 from flops_fit.laws.law import FlopsLike, as_flops
@@ -107,7 +107,7 @@ def fit_power(
     """
     if not isinstance(offset, bool):
         raise InputError(f"expected offset=True or offset=False; got {offset!r}.")
-    check_level(level)
+    check_number("level", level, above=0, below=1, expected="a number between 0 and 1, such as 0.9")
     t, z, w = _checked(x, y, weights, 3 if offset else 2)
     centre, scale = float(np.average(t, weights=w)), float(np.average(z, weights=w))
     t, z = t - centre, z - scale
