@@ -134,6 +134,14 @@ def nearest_name(value: object, names: Iterable[str]) -> str:
     return f" Did you mean {given[near[0]]!r}?" if near else ""
 
 
+def columns_there(value: object, names: Iterable[str]) -> str:
+    """What a table has in place of a column that was named, or that it has no such column."""
+    names = list(names)
+    if not names:
+        return "the table has no such column."
+    return f"the table has {', '.join(map(repr, names))}.{nearest_name(value, names)}"
+
+
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Refuse what is none of ``choices``, naming the nearest."""
     choices = list(choices)

@@ -514,3 +514,20 @@ def test_an_answer_far_beyond_the_runs_is_not_relied_on_by_any_command(
             told = called(capsys, *words)
             assert told.code == code, words
             assert ("[critical]" in told.out or "Do not rely" in told.out) == bool(code)
+
+
+def test_a_column_that_is_not_there_is_said_to_be_missing(
+    capsys: Capsys, table: Path, tmp_path: Path
+) -> None:
+    """Beside those that there are, if there are any."""
+    split = tmp_path / "split.csv"
+    rows = reference.runs("llama3_2024").to_dicts()
+    split.write_text(
+        flops_fit.files.csv_text([{**r, "corpus": "ab"[i % 2]} for i, r in enumerate(rows)])
+    )
+    for path, words in ((table, "no such column."), (split, "'corpus'. Did you mean 'corpus'?")):
+        for flag in ("--axis", "--group"):
+            told = called(capsys, "fit", path, flag, "corpsu")
+            assert (told.code, told.out) == (2, "")
+            assert told.err.startswith(f"flops-fit: {flag}")
+            assert f"the table has {words}" in told.err

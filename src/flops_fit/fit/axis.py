@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flops_fit.errors import InputError, check_number, nearest_name
+from flops_fit.errors import InputError, check_number, columns_there
 from flops_fit.flops.functions import Floats
 from flops_fit.table.run_table import RunTable
 
@@ -61,8 +61,8 @@ def axis_effect(
     """The effect of a column on relative residuals of a law: quadratic in a number, by text else."""
     if not isinstance(name, str) or name not in runs.texts:
         raise InputError(
-            f"name: expected a column that splits the runs into a few values, and is no other quantity: one "
-            f"of {list(runs.texts)}; got {name!r}.{nearest_name(name, runs.texts)}"
+            "name: expected a column that splits the runs into a few values, and is no other quantity; got "
+            f"{name!r}: {columns_there(name, runs.texts)}"
         )
     check_number("compute", compute, above=0)
     known = np.array([cell != "" for cell in runs.texts[name]])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.errors import InputError, TableError, check_choice, nearest_name
+from flops_fit.errors import InputError, TableError, check_choice, columns_there
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.misfit_mean import CONSTANTS, Belief, Known
 from flops_fit.fit.solver import Solution, finding
@@ -157,10 +157,9 @@ def group_labels(runs: RunTable, group: str | ArrayLike) -> NDArray[np.str_]:
     """The group of each run, from the heading of a column of text or one label a run."""
     if isinstance(group, str):
         if group not in runs.texts:
-            near = nearest_name(group, runs.texts)
             raise TableError(
                 f"group={group!r}: expected a column of text, or of very few numbers, that splits "
-                f"the runs; the table has {list(runs.texts)}.{near} Give one label a run as an array instead."
+                f"the runs; {columns_there(group, runs.texts)} Give one label a run as an array instead."
             )
         group = list(runs.texts[group])
     given = np.ravel(np.asarray(group, dtype=object))
