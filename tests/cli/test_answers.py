@@ -401,17 +401,23 @@ def test_what_is_typed_in_another_order_is_understood(capsys: Capsys, table: Pat
 
 
 @pytest.mark.parametrize(
-    "command", [("doctor",), ("report",), ("collect",), ("export",), ("forecast",)]
+    "command",
+    [("doctor",), ("fit",), ("predict",), ("report",), ("collect",), ("export",), ("forecast",)],
 )
 def test_a_folder_that_is_none_of_a_sweep_is_named_as_it_was_typed(
     capsys: Capsys, tmp_path: Path, folder: Path, command: tuple[str, ...]
 ) -> None:
-    """By no name of an argument in Python; the sweep inside it is proposed."""
-    rest = [tmp_path / "runs.csv"] if command == ("export",) else []
+    """By no name of an argument in Python; the sweep inside it is proposed. It is an input."""
+    rest = {"export": [tmp_path / "runs.csv"], "predict": ["1e20"]}.get(command[0], [])
     told = called(capsys, *command, tmp_path, *rest)
+    assert told.code == 2
     assert told.err.startswith(f"flops-fit: {tmp_path} has no sweep.json. Expected the folder of")
     told = called(capsys, *command, folder.parent, *rest)
     assert f"Did you mean {folder}?" in told.err
+    told = called(capsys, *command, tmp_path / "nosuch", *rest)
+    assert (told.code, told.out) == (2, "")
+    (tmp_path / "sweep.json").write_text("{}")
+    assert called(capsys, *command, tmp_path, *rest).code == 2
 
 
 def test_a_law_of_experts_answers_under_a_cap_on_memory(capsys: Capsys, tmp_path: Path) -> None:

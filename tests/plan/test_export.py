@@ -197,7 +197,7 @@ def test_what_cannot_be_exported_is_refused(plan: flops_fit.SweepPlan, tmp_path:
             plan.export(target, tmp_path / "new", command, **options)
     with pytest.raises(OutputError, match="holds other files"):
         plan.export("bash", tmp_path, "train")
-    with pytest.raises(OutputError, match=r"sweep\.json"):
+    with pytest.raises(InputError, match=r"sweep\.json"):
         flops_fit.collect(tmp_path)
 
 

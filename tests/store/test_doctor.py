@@ -15,7 +15,7 @@ import pytest
 
 from flops_fit.cli.program import as_text
 from flops_fit.cli.sweep_commands import doctor
-from flops_fit.errors import InputError, OutputError
+from flops_fit.errors import InputError
 from flops_fit.records import Experiment, Run
 from flops_fit.store import Store, examine, recorded_runs, repair, write_runs
 from flops_fit.store.lease import Holder, take_lease
@@ -189,10 +189,10 @@ def test_a_table_of_findings_is_whole_on_a_wide_terminal(
 @pytest.mark.parametrize("name", ["nothing", "file"])
 def test_what_is_no_sweep_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="no sweep.json"):
+    with pytest.raises(InputError, match="no sweep.json"):
         examine(tmp_path / name)
     done = command("doctor", tmp_path / name)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
 
 

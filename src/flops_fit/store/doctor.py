@@ -65,7 +65,7 @@ class Examination:
 def examine(folder: str | Path) -> Examination:
     """Check every file of a sweep and change none; the folder may be read-only or in use.
 
-    OutputError where it is not that of a sweep, or cannot be read.
+    InputError where it is not that of a sweep, or cannot be read.
 
     >>> import tempfile
     >>> folder = Store.open(Path(tempfile.mkdtemp()) / "sweep").path
@@ -92,10 +92,8 @@ def examine(folder: str | Path) -> Examination:
         findings += [*_top(store), *_table(store, plan, runs)]
         for link in map(Path, links_out(store.path)):
             findings.append(Finding("wrong", _inside(store, link), "a link out of the folder"))
-    except OutputError:
-        raise
     except OSError as error:
-        raise OutputError(f"output_dir: {store.path} cannot be read: {error}.") from error
+        raise InputError(f"folder: {store.path} cannot be read: {error}.") from error
     findings.sort(key=lambda f: (get_args(Grade).index(f.grade), f.path))
     return Examination({k: n for k, n in states.items() if n}, tuple(findings))
 
@@ -118,7 +116,7 @@ def repair(examination: Examination) -> list[Finding]:
 def recorded_runs(folder: str | Path, *, all_runs: bool = False) -> list[Run]:
     """The recorded runs of the last plan, in its order; or all that are recorded.
 
-    Runs without a result come in the state of their last attempt. Nothing is changed. OutputError where
+    Runs without a result come in the state of their last attempt. Nothing is changed. InputError where
     the folder is not that of a sweep.
     """
     store = Store(Path(folder))
@@ -130,7 +128,7 @@ def recorded_runs(folder: str | Path, *, all_runs: bool = False) -> list[Run]:
 
 
 def planned(folder: Path) -> list[Experiment]:
-    """The experiments of the last plan; OutputError where the folder is not that of a sweep."""
+    """The experiments of the last plan; InputError where the folder is not that of a sweep."""
     return list(_plan(Store(folder))[0].values())
 
 
@@ -139,12 +137,16 @@ def _plan(store: Store) -> tuple[dict[str, Experiment], list[Finding]]:
     if not os.path.exists(marker):
         below = sorted(glob.glob("*/sweep.json", root_dir=store.path))
         near = f" Did you mean {(store.path / below[0]).parent}?" if below else ""
-        raise OutputError(
-            f"output_dir: {store.path} has no sweep.json. Expected the folder of a sweep: check the "
+        raise InputError(
+            f"folder: {store.path} has no sweep.json. Expected the folder of a sweep: check the "
             f"path.{near}"
         )
+    try:
+        sweep = read_sweep(store.path)
+    except OutputError as error:  # what is read is an input
+        raise InputError(str(error)) from error
     plan, findings = {}, []
-    for values in read_sweep(store.path).get("experiments", ()):
+    for values in sweep.get("experiments", ()):
         try:
             experiment = Experiment.from_dict(values)
             plan[experiment.id] = experiment
@@ -279,8 +281,8 @@ def collect(folder: str | Path, loss: LossFrom = None) -> list[Run]:
     A run has ended once its ``exit_code`` is there, or without one a loss in a file ``.json``. ``loss`` is
     as for :class:`CommandTask`, by default that of the export. The runs come in the order of the plan; those
     that have not ended are missing. What is recorded stays as it is, so that it may be called at any time,
-    and ``run_sweep`` with the same folder makes what is missing. OutputError where it is no sweep's folder,
-    InputError where that of someone else names a loss outside of it.
+    and ``run_sweep`` with the same folder makes what is missing. InputError where it is no sweep's folder,
+    or that of someone else names a loss outside of it.
     """
     path = Path(folder)
     plan, store = planned(path), Store.open(path)
@@ -299,7 +301,7 @@ def collect(folder: str | Path, loss: LossFrom = None) -> list[Run]:
         if run is not None:
             runs.append(run)
     if not plan:
-        raise OutputError(f"folder: {path} has no plan; expected that of an export or of a sweep.")
+        raise InputError(f"folder: {path} has no plan; expected that of an export or of a sweep.")
     store.write_table(runs)
     return runs
 
