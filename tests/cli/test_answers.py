@@ -116,16 +116,39 @@ def test_documents_have_the_keys_that_the_page_names(
     }
     document = called(capsys, command, folder, *more.get(command, ()), "--json").document
     assert set(re.findall(r"`(\w+)`", KEYS[command])) <= set(document)
-    said = {
-        "predictions": r"Each of `predictions` has (.*?); ",
-        "fit": r"`fit` has (.*?)\.",
-        "findings": r"A finding has (.*?)\. ",
-    }
-    for key, pattern in said.items():
-        values = document.get(key) if command != "doctor" else None
-        (words,) = re.findall(pattern, CLI, re.DOTALL)
-        for value in [values] if isinstance(values, dict) else values or []:
-            assert set(re.findall(r"`(\w+)`", words)) <= set(value)
+    rows = document.get("predictions", [])
+    assert all(keys("Each of `predictions`") <= set(row) for row in rows)
+    assert keys("The key `fit`", ".") <= set(document.get("fit") or keys("The key `fit`", "."))
+    findings = document.get("findings", []) if command != "doctor" else []
+    assert all(keys("A finding", ". ") <= set(finding) for finding in findings)
+
+
+def keys(subject: str, end: str = "; ") -> set[str]:
+    """The keys that the page says something has."""
+    (words,) = re.findall(rf"{subject} has (.*?){re.escape(end)}", CLI, re.DOTALL)
+    return set(re.findall(r"`(\w+)`", words))
+
+
+@pytest.mark.parametrize("law", ["hoffmann2022", "muennighoff2023", "llama3_2024"])
+def test_a_published_law_answers_in_the_keys_of_a_fit(capsys: Capsys, law: str) -> None:
+    """What it does not know is null, and it counts tokens."""
+    document = called(capsys, "predict", "--law", law, "1e24", "--json").document
+    assert set(re.findall(r"`(\w+)`", KEYS["predict"])) - {"trust", "findings"} <= set(document)
+    (row,) = document["predictions"]
+    assert keys("Each of `predictions`") <= set(row)
+    assert [row[k] for k in ("intervals", "level", "extrapolation")] == [None, None, None]
+    assert (row["unit"], row["diagnostics"]) == ("tokens", [])
+
+
+def test_a_score_answers_in_the_keys_that_the_page_names(capsys: Capsys, tmp_path: Path) -> None:
+    rows = reference.runs("llama3_2024").to_dicts()
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        flops_fit.files.csv_text([{**r, "quiz": math.exp(-r["loss"])} for r in rows[::3]])
+    )
+    document = called(capsys, "metric", path, "quiz", "1e22", "--json").document
+    assert set(document) == {"metric", "predictions"}
+    assert all(keys("Each answer of `metric`", ". ") <= set(p) for p in document["predictions"])
 
 
 def test_scarce_data_needs_a_law_of_repeats(capsys: Capsys) -> None:
@@ -293,6 +316,12 @@ def test_groups_of_a_table_are_answered_one_by_one(capsys: Capsys, tmp_path: Pat
     assert told.code == 0
     assert told.document["fit"]["shared"]["alpha"] == pytest.approx(0.35, abs=0.05)
     assert told.document["predictions"].keys() == {"web", "code"}
+    assert told.document["report"] is None
+    assert {"shared", "p_value", "diagnostics"} <= set(told.document["fit"])
+    for name, fit in told.document["fit"]["groups"].items():
+        assert keys("The key `fit`", ".") <= set(fit)
+        (row,) = told.document["predictions"][name]
+        assert keys("Each of `predictions`") <= set(row)
     refused = called(capsys, "fit", path, "--group", "corpus", "--report", tmp_path / "page.html")
     assert refused.code == 2
     assert "no --report with --group" in refused.err

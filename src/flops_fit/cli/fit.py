@@ -128,7 +128,7 @@ def _by_group(grouped: flops_fit.fit.GroupFit, predict: Sequence[float] | None) 
         answers = [fit.predict(c) for c in predict or [fit.largest_compute]]
         shown.append(f"\n{name}\n\n{flops_fit.report.chinchilla_table(answers, fit.trust)}")
         predictions[name] = answers
-    document = {"fit": grouped, "predictions": predictions}
+    document = {"fit": grouped, "predictions": predictions, "report": None}
     return Answer(tuple(shown), document, all(f.trust != "no" for f in grouped.fits.values()))
 
 

@@ -123,7 +123,8 @@ def _by_law(name: str, question: Question) -> Answer:
         cells.append([f"{C:.3g}", *sizes, shown_loss])
         row = {"target_compute": C, "training_compute": best.compute, "optimal_params": N}
         row |= {"optimal_tokens": D, "tokens_per_param": D / N, "expected_loss": loss}
-        rows.append({**row, "binds": list(best.binds)})
+        row |= {"intervals": None, "level": None, "unit": "tokens", "extrapolation": None}
+        rows.append({**row, "binds": list(best.binds), "diagnostics": []})
     losses = [{"loss": loss, "value": C} for loss, C in zip(question.losses, needed, strict=True)]
     shown = [f"A loss of {r['loss']:g} takes at least {r['value']:.3g} FLOPs." for r in losses]
     shown += [*([""] if shown else []), markdown_table(cells), meaning(law), "", *map(str, served)]
