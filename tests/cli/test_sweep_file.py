@@ -147,8 +147,7 @@ def test_flags_override_settings_and_settings_the_file(here: Path) -> None:
         ("[design]\nkind='tapered'\nwidth=3", {"design": "grid"}, [], {"kind": "grid", "width": 3}),
         ("[executor]\nkind='slurm'\npartition='gpu'", {"executor": "pool"}, [], {"kind": "pool"}),
         ("tune = 'joint'", {}, ["tune.share=0.1"], {"kind": "joint", "share": 0.1}),
-        ("[tune]\nshare=0.1", {}, ["tune=joint"], {"kind": "joint", "share": 0.1}),
-        ("", {}, ["mode.noise=0.5", "mode=mock"], {"kind": "mock", "noise": 0.5}),
+        ("[design]\nwidth=3", {}, ["design=grid", "design.width=4"], {"kind": "grid", "width": 4}),
     ],
 )  # fmt: skip
 def test_the_name_of_a_kind_keeps_its_settings(

@@ -185,9 +185,8 @@ def _set(sweep: SweepFile, setting: str) -> None:
         value = text.strip()
     table = sweep.values
     if len(keys) == 1:
-        _put(sweep, keys[0], value)
-        return
-    if isinstance(name := table.get(keys[0]), str):  # which stands for a table that has it
+        sweep.folders.pop(keys[0], None)
+    elif isinstance(name := table.get(keys[0]), str):  # which stands for a table that has it
         table[keys[0]] = {"kind" if keys[0] in _NAMED else "ref": name}
     for key in keys[:-1]:
         inside = table.get(key)
