@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ import typer.core
 import typer.main
 
 import flops_fit
-from flops_fit.cli.answer import examples, in_options
+from flops_fit.cli.answer import WORDS, examples, in_options
 from flops_fit.cli.program import PIPE_CLOSED, app
 from tests.cli._calls import called
 from tests.test_package import WITHOUT_TORCH
@@ -198,6 +202,44 @@ def test_the_help_of_a_command_shows_calls_that_it_takes(capsys: Capsys, name: s
 def test_a_terminal_names_its_options(said: str, shown: str) -> None:
     """In place of Python's arguments."""
     assert in_options(said).replace("'corpus'", "corpus") == shown
+
+
+SOURCE = Path(flops_fit.__file__).parent
+MADE = {  # of names that a check is given, and of paths
+    "^target: expected one of csv": "target: expected one of csv, bash; got 'nosuch'.",
+    r"^(design|executor|mode)\.kind: ": "executor.kind: expected one of ['pool']; got 'pol'.",
+    r"\bgot None\.": "dataset: expected data; got None.",
+    r"\S+/flops-fit-\w+/stdin": "/tmp/flops-fit-x1/stdin has no line",
+    "^target_compute: ": "target_compute: expected a positive number; got -1.",
+}
+
+
+def said_by_the_library() -> Iterator[str]:
+    """All texts of the source and of the words of findings, with an x for what is filled in."""
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    getattr(part, "value", "x") if isinstance(part, ast.Constant) else "x"
+                    for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+    for path in SOURCE.rglob("findings.toml"):
+        for words in tomllib.loads(path.read_text(encoding="utf-8")).values():
+            yield from (words["message"], words.get("action", ""))
+
+
+def test_each_pattern_of_options_is_of_something_that_the_library_says() -> None:
+    """A pattern that nothing matches leaves the name of an argument in a message."""
+    said = list(said_by_the_library())
+    for pattern in WORDS["in_options"]:
+        texts = [MADE[pattern]] if pattern in MADE else said
+        changed = [text for text in texts if re.search(pattern, text)]
+        assert changed, pattern
+        assert any(in_options(text) != text for text in changed), pattern
+    listed = in_options("target: expected one of ['csv', 'bash']; got 'nosuch'.")
+    assert listed == "--export: expected one of csv, bash; got 'nosuch'."
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, typer.Abort])

@@ -145,3 +145,19 @@ def test_what_init_leaves_to_choose_can_be_chosen(begun: Path) -> None:
             text = (begun / "other.toml").read_text() + '\nkind = "pool"'
             (begun / "other.toml").write_text(text)
         assert read_sweep(begun / "other.toml", {}).arguments(), line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--export", "nosuch"], "--export: expected one of csv"),
+        (["--executor", "pol", "--set", "executor.workers=2"], "--executor: expected one of inprocess"),
+        (["--on", "nosuch"], "--on: expected one of"),
+    ],
+)  # fmt: skip
+def test_what_a_plan_is_given_is_named_by_its_option(
+    begun: Path, capsys: Capsys, words: list[str], said: str
+) -> None:
+    told = called(capsys, "plan", *SMALL, "--set", "mode=mock", *words)
+    assert (told.code, told.out) == (2, "")
+    assert told.err.startswith(f"flops-fit: {said}")

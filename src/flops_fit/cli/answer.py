@@ -188,9 +188,9 @@ _LIST = r"\[('[^'\]]*'(?:, '[^'\]]*')*)\]"  # of texts, as Python writes it
 
 def in_options(text: str) -> str:
     """What the library says, with the options of a terminal in place of its arguments."""
+    text = re.sub(_LIST, lambda names: names[1].replace("'", ""), text)
     for pattern, option in WORDS["in_options"].items():
         text = re.sub(pattern, option, text)
-    text = re.sub(_LIST, lambda names: names[1].replace("'", ""), text)
     return re.sub(r"columns=(\{.*?\})", _as_options, text).replace("columns=", "--column")
 
 
