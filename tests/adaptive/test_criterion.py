@@ -12,6 +12,7 @@ from flops_fit import fit_runs, reference
 from flops_fit.adaptive import Candidates, next_experiments
 from flops_fit.adaptive.candidates import lattice
 from flops_fit.adaptive.propose import Criterion
+from flops_fit.errors import InputError
 from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law
@@ -148,3 +149,18 @@ def test_a_drifting_exponent_stays_inside():
         low, high = sweep(Simulated(law, seed=seed), half_width=0.2).interval
         held += low < law.optimal(TARGET).params < high
     assert held >= 3
+
+
+def test_runs_that_cannot_be_made_or_tell_nothing_are_refused_or_told() -> None:
+    """Far below the smallest run, of less than one unit, or of no use for the target."""
+    fit = fit_runs(reference.runs("llama3_2024"))
+    for spend in (1.0, 1e10):
+        with pytest.raises(InputError, match="a tenth of the smallest so far; got"):
+            next_experiments(fit, target_compute=1e23, budget_flops=spend)
+    with pytest.raises(InputError, match="nearer to the runs"):
+        next_experiments(fit, target_compute=1e300, budget_flops=1e21)
+    tiny = [(1e3, 1e5)]
+    little = next_experiments(fit, target_compute=1e23, budget_flops=1e21, candidates=tiny)
+    much = next_experiments(fit, target_compute=1e23, budget_flops=1e22)
+    assert "no_gain" in {d.code for d in little.diagnostics}
+    assert "no_gain" not in {d.code for d in much.diagnostics}

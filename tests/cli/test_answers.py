@@ -566,3 +566,9 @@ def test_a_column_that_is_not_there_is_said_to_be_missing(
             assert (told.code, told.out) == (2, "")
             assert told.err.startswith(f"flops-fit: {flag}")
             assert f"the table has {words}" in told.err
+
+
+def test_a_spend_that_buys_no_run_names_its_option(capsys: Capsys, table: Path) -> None:
+    told = called(capsys, "next", table, "--target", "1e23", "--spend", "1e10")
+    assert (told.code, told.out) == (2, "")
+    assert told.err.startswith("flops-fit: --spend: expected runs of ")

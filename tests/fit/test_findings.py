@@ -13,7 +13,8 @@ import flops_fit.fit
 
 FOLDER = Path(flops_fit.fit.__file__).parent
 WORDS = tomllib.loads((FOLDER / "findings.toml").read_text(encoding="utf-8"))
-TREES = [ast.parse(p.read_text(encoding="utf-8")) for p in sorted(FOLDER.glob("*.py"))]
+FILES = sorted([*FOLDER.glob("*.py"), *(FOLDER.parent / "adaptive").glob("*.py")])
+TREES = [ast.parse(p.read_text(encoding="utf-8")) for p in FILES]
 NODES = [node for tree in TREES for node in ast.walk(tree)]
 CALLS = [
     n for n in NODES if isinstance(n, ast.Call) and getattr(n.func, "id", None) == "finding"

@@ -24,7 +24,7 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import quick_fit
 from flops_fit.fit.intervals import DrawnOptima, Evidence
 from flops_fit.fit.misfit import trust_weights
-from flops_fit.fit.solver import BoundKind, one_blas_thread
+from flops_fit.fit.solver import BoundKind, finding, one_blas_thread
 from flops_fit.flops.functions import Floats
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
@@ -35,6 +35,7 @@ _SPACING = 0.7  # in ln N, of three points whose parabola has the optimum
 _EXCHANGE_ROUNDS = 8
 MOST_EXTRAPOLATION = 10.0  # between a run's FLOPs and the largest so far: the law is unknown there
 _ENOUGH_GAIN = 0.9  # of what the whole spend would gain; the rest is not worth its FLOPs
+_LEAST_GAIN = 0.999  # of the interval, above which runs do not narrow it
 _AT_OPTIMUM = np.log(1.3)  # of candidates
 _NEAR_OPTIMUM = np.log(1.6)  # of runs that were made
 _TIER = np.log(2.0) / 2  # runs of FLOPs this close count as one budget
@@ -76,7 +77,8 @@ class Criterion:
         N = np.exp(best + _SPACING * np.array([-1.0, 0.0, 1.0]))
         values, rows = local.rows(N, self.target / np.asarray(flops(N)))
         bend = values[0] - 2 * values[1] + values[2]
-        return np.asarray((rows[0] - rows[2]) * _SPACING / (2 * bend))
+        with np.errstate(all="ignore"):  # where the fit has no optimum
+            return np.asarray((rows[0] - rows[2]) * _SPACING / (2 * bend))
 
     @cached_property
     def variance(self) -> float:
@@ -189,7 +191,7 @@ class Proposal:
     ``target_compute``, relative (0.1: ±10 %), of the runs so far and as predicted with these; ``inf`` if
     there is none. ``misfit`` is how far the loss is off the law's form, relative: a standard deviation.
     ``buys`` are pairs of FLOPs more and the half-width that they would give. ``diagnostics`` say how far
-    the target and the runs lie from those so far.
+    the target lies from the runs so far, and where these runs would not tell of it.
     """
 
     runs: tuple[dict[str, float], ...]
@@ -312,8 +314,8 @@ def next_experiments(
     """The runs that narrow the interval of N*(target_compute) most for ``budget_flops``.
 
     c-optimal at the fitted law; one run in six lies near N*, where a wrong form shows. FitError if the
-    fit has no optimum to plan around; InputError if a number is not positive or no candidate is within
-    the budget.
+    fit has no optimum to plan around; InputError if a number is not positive, no candidate is within
+    the budget, or what it buys is far below the smallest run.
 
     >>> from flops_fit import fit_runs, reference
     >>> from flops_fit.adaptive import next_experiments
@@ -346,13 +348,24 @@ def next_experiments(
             "smaller and larger sizes at each budget first."
         )
     criterion = Criterion(evidence, float(target_compute))
+    if not np.isfinite(criterion.variance):
+        raise InputError(
+            "target_compute: expected one at which the fit has an optimum; got "
+            f"{target_compute:.3g}. Choose one nearer to the runs."
+        )
     if candidates is None:
         known = evidence.runs.flops
         largest = MOST_EXTRAPOLATION * float(np.max(known))
         top = min(max_run_flops or budget_flops / 3, largest, budget_flops)
-        low = min(float(np.min(known)), top)
-        N, C = around(evidence, low, top)
+        least = float(np.min(known)) / MOST_EXTRAPOLATION
+        if top < least:
+            raise InputError(
+                f"budget_flops: expected runs of {least:.3g} FLOPs or more, a tenth of the smallest so far; "
+                f"got {budget_flops:.3g}, of which one run may take {top:.3g}. Give a larger budget."
+            )
+        N, C = around(evidence, min(float(np.min(known)), top), top)
         choice = Candidates(N, C / np.asarray(fit.flops(N)), C, C)
+        choice = choice.pick(choice.tokens >= 1)
     else:
         choice = Candidates.of(candidates, fit.flops, repeats=False)
         choice = choice.pick(choice.flops <= (max_run_flops or np.inf))
@@ -364,13 +377,17 @@ def next_experiments(
         )
     chosen = choice.pick(picked)
     best = evidence.law.optimal(criterion.target, fit.flops)
+    notes = off_the_runs(evidence, best.params, best.tokens, shape=False)
+    after = criterion.narrowed(criterion.after(chosen))
+    if after > _LEAST_GAIN * criterion.half_width:
+        notes = (*notes, finding("no_gain"))
     return Proposal(
         runs=chosen.to_dicts(),
         cost=chosen.cost,
         now=float(np.expm1(criterion.half_width)),
-        after=float(np.expm1(criterion.narrowed(criterion.after(chosen)))),
+        after=float(np.expm1(after)),
         target_compute=float(target_compute),
         misfit=evidence.posterior.amplitude,
         buys=buys(criterion, [budget_flops * f for f in SPENDS], choice),
-        diagnostics=off_the_runs(evidence, best.params, best.tokens, shape=False),
+        diagnostics=notes,
     )
