@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import inspect
 import json
 import math
 import re
@@ -16,7 +17,8 @@ import pytest
 
 import flops_fit
 from flops_fit import reference
-from flops_fit.cli.answer import number, read_fit
+from flops_fit.cli.answer import number, output, read_fit
+from flops_fit.cli.program import app
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Run
 from flops_fit.store import Store, recorded_findings
@@ -572,3 +574,56 @@ def test_a_spend_that_buys_no_run_names_its_option(capsys: Capsys, table: Path) 
     told = called(capsys, "next", table, "--target", "1e23", "--spend", "1e10")
     assert (told.code, told.out) == (2, "")
     assert told.err.startswith("flops-fit: --spend: expected runs of ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "runs.csv", "--report", "no/x.html"),
+        ("report", "runs.csv", "--output", "no/x.html"),
+        ("compare", "runs.csv", "runs.csv", "--report", "no/x.html"),
+        ("next", "runs.csv", "--target", "1e23", "--spend", "1e22", "--csv", "no/x.csv"),
+        ("metric", "runs.csv", "quiz", "--plot", "no/x.png"),
+        ("plan", "--csv", "no/x.csv"),
+        ("export", "outputs", "no/x.csv"),
+    ],
+)
+def test_where_an_output_goes_is_looked_at_before_any_work(
+    capsys: Capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """No file that is read is there either: that would be told next."""
+    monkeypatch.chdir(tmp_path)
+    told = called(capsys, *words)
+    assert (told.code, told.out) == (2, "")
+    flag = "TABLE" if words[0] == "export" else words[-2]
+    start = f"flops-fit: {flag}: expected a file to write; got {words[-1]}: there is no folder no."
+    assert told.err.startswith(start)
+    (tmp_path / "no" / "x.csv").mkdir(parents=True)
+    assert "it is a folder" in called(capsys, *words[:-1], "no").err
+
+
+def test_every_file_that_a_command_writes_is_looked_at_first() -> None:
+    """Options in words such as "Write" have the callback that does."""
+    writes = {
+        param
+        for info in app.registered_commands
+        for param in inspect.signature(info.callback, eval_str=True).parameters.values()  # type: ignore[arg-type]
+        for about in getattr(param.annotation, "__metadata__", ())
+        if re.match("Draw|Write (the|an)|Where to write[.:]", about.help or "")
+    }
+    assert {param.name for param in writes} == {"report", "output", "out", "plot", "table"}
+    for param in writes:
+        assert param.annotation.__metadata__[0].callback is output
+
+
+def test_an_answer_is_not_lost_with_its_file(capsys: Capsys, table: Path) -> None:
+    """A full disk is told after it."""
+    asked = ("next", table, "--target", "1e23", "--spend", "1e22")
+    plain = called(capsys, *asked)
+    full = called(capsys, *asked, "--csv", "/dev/full")
+    assert full.out == plain.out
+    assert full.code == 1
+    assert full.err.startswith("flops-fit: --csv: /dev/full cannot be written (No space left")
+    document = called(capsys, "report", table, "--output", "/dev/full", "--json").document
+    assert document["report"] is None
+    assert document["predictions"]

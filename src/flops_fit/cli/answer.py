@@ -13,7 +13,7 @@ import sys
 import tempfile
 import textwrap
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, OutputError
 from flops_fit.text import constants
 
 if TYPE_CHECKING:
@@ -33,12 +33,16 @@ SWEEP_KEYS: dict[str, list[str]] = WORDS["sweep_keys"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What to show, and the same for ``--json``; lines of a ``whole`` answer are never broken."""
+    """What to show, and the same for ``--json``; lines of a ``whole`` answer are never broken.
+
+    ``unwritten`` is why a file beside it could not be written, which is told after the answer.
+    """
 
     shown: tuple[Any, ...]
     document: Any
     good: bool = True
     whole: bool = False
+    unwritten: OutputError | None = None
 
 
 @dataclass
@@ -97,9 +101,35 @@ def option(name: str, *flags: str, kind: Any = typer.Option, **more: Any) -> Any
     return kind(*flags, metavar=metavar, help=words, show_default=(*default, True)[0], **more)
 
 
-def argument(name: str) -> Any:
+def argument(name: str, **more: Any) -> Any:
     """An argument in the words of ``options.toml``."""
-    return option(name, kind=typer.Argument)
+    return option(name, kind=typer.Argument, **more)
+
+
+def output(param: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Refuse a file that could not be written, before any work is done."""
+    if path is None:
+        return None
+    name = param.opts[0] if param.opts[0].startswith("-") else param.metavar
+    special = os.path.exists(path) and not os.path.isfile(path)  # such as a pipe
+    if os.path.isdir(path):
+        why = "it is a folder. Add a name of a file"
+    elif not os.path.isdir(path.parent):
+        why = f"there is no folder {path.parent}. Create it, or choose another"
+    elif not os.access(path if special else path.parent, os.W_OK):
+        why = "it cannot be written. Choose another folder"
+    else:
+        return path
+    raise InputError(f"{name}: expected a file to write; got {path}: {why}.")
+
+
+def attempt(write: Callable[[], Any]) -> OutputError | None:
+    """Why a file cannot be written, so that the answer is not lost with it."""
+    try:
+        write()
+    except OutputError as error:
+        return error
+    return None
 
 
 def flops_option(name: str) -> Any:
@@ -125,7 +155,8 @@ Columns = Annotated[list[str] | None, option("column", "--column")]
 Curves = Annotated[Path | None, option("curves")]
 Predict = Annotated[list[float] | None, flops_option("predict")]
 TotalCap = Annotated[float | None, flops_option("max_total_params")]
-Csv = Annotated[Path | None, option("csv", "--csv")]
+Csv = Annotated[Path | None, option("csv", "--csv", callback=output)]
+Page = Annotated[Path | None, option("page", callback=output)]
 
 
 def read_runs(source: Path) -> list[flops_fit.Run] | None:

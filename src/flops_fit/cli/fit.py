@@ -42,7 +42,7 @@ def fit(
     batch: Annotated[
         float | None, option("given_batch", "--batch", parser=answer.flops_number)
     ] = None,
-    report: Annotated[Path | None, option("page")] = None,
+    report: answer.Page = None,
     as_json: Json = False,
 ) -> Answer:
     """Fit a scaling law to a table of runs or to those of a sweep, and answer."""
@@ -84,14 +84,20 @@ def fit(
         shown.append(f"\n{batches}")
     document: dict[str, Any] = {"fit": fitted, "predictions": predictions, "report": None}
     document |= ({"axes": axes} if axes else {}) | ({"experts": sparse} if sparse else {})
+    unwritten = None
     if report is not None:
-        title = f"Compute-optimal training: {runs.resolve().name}"
-        path = flops_fit.write_report(
-            fitted, report, predictions=predictions, diagnostics=findings, title=title
-        )
-        shown.append(f"\nReport: {path}")
-        document["report"] = str(path)
-    return Answer(tuple(shown), document, answer.relied_on(fitted, findings))
+        page: dict[str, Any] = {"predictions": predictions, "diagnostics": findings}
+        page["title"] = _title(runs)
+        unwritten = answer.attempt(lambda: flops_fit.write_report(fitted, report, **page))
+        if unwritten is None:
+            shown.append(f"\nReport: {report}")
+            document["report"] = str(report)
+    good = answer.relied_on(fitted, findings)
+    return Answer(tuple(shown), document, good, unwritten=unwritten)
+
+
+def _title(runs: Path) -> str:
+    return f"Compute-optimal training: {runs.resolve().name}"
 
 
 def _batches(fitted: flops_fit.Fit, predictions: Sequence[flops_fit.fit.Prediction]) -> str:
@@ -134,7 +140,7 @@ def _by_group(grouped: flops_fit.fit.GroupFit, predict: Sequence[float] | None) 
 
 def report(
     runs: answer.Runs,
-    output: Annotated[Path | None, option("page_path")] = None,
+    output: Annotated[Path | None, option("page_path", callback=answer.output)] = None,
     predict: Predict = None,
     law: Form = "auto",
     column: Columns = None,
@@ -146,21 +152,21 @@ def report(
     predictions, words, findings = _answers(fitted, predict, runs)
     path = output or (runs / "report.html" if os.path.isdir(runs) else Path("report.html"))
     sweep = answer.read_runs(runs) or ()
-    flops_fit.write_report(
-        fitted, path, predictions=predictions, diagnostics=findings, runs=sweep,
-        title=f"Compute-optimal training: {runs.resolve().name}",
-        curves=flops_fit.store.training_curves(runs, sweep),
-    )  # fmt: skip
+    page: dict[str, Any] = {
+        "predictions": predictions, "diagnostics": findings, "runs": sweep, "title": _title(runs),
+        "curves": flops_fit.store.training_curves(runs, sweep),
+    }  # fmt: skip
+    unwritten = answer.attempt(lambda: flops_fit.write_report(fitted, path, **page))
     document = {
-        "report": str(path), "trust": fitted.trust, "predictions": predictions,
+        "report": str(path) if unwritten is None else None, "trust": fitted.trust, "predictions": predictions,
         "findings": answer.serious(fitted, findings),
     }  # fmt: skip
     shown = (
-        f"Report: {path}\n",
+        *([f"Report: {path}\n"] if unwritten is None else []),
         flops_fit.report.chinchilla_table(predictions, fitted.trust),
         f"\n{words}",
     )
-    return Answer(shown, document, answer.relied_on(fitted, findings))
+    return Answer(shown, document, answer.relied_on(fitted, findings), unwritten=unwritten)
 
 
 def compare(
@@ -173,7 +179,7 @@ def compare(
     gate: Annotated[float | None, option("gate")] = None,
     law: Form = "auto",
     column: Columns = None,
-    report: Annotated[Path | None, option("page")] = None,
+    report: answer.Page = None,
     as_json: Json = False,
 ) -> Answer:
     """Say how much compute one recipe needs to reach the loss of another.
@@ -190,14 +196,19 @@ def compare(
     trust = f"First: {first}, trust: {baseline.trust}. Second: {second}, trust: {other.trust}."
     document = {**vars(comparison), "first": str(first), "second": str(second)}
     findings = [f"  • {d}" for d in comparison.diagnostics]
+    unwritten = None
     if report is not None:
         names = (
             (first.stem, second.stem) if first.stem != second.stem else (str(first), str(second))
         )
-        flops_fit.report.write_comparison(baseline, other, report, at, names=names, **asked)
-        findings.append(f"Report: {report}")
+        unwritten = answer.attempt(
+            lambda: flops_fit.report.write_comparison(
+                baseline, other, report, at, names=names, **asked
+            )
+        )
+        findings += [f"Report: {report}"] if unwritten is None else []
     good = all(answer.relied_on(fit, comparison.diagnostics) for fit in (baseline, other))
-    return Answer((text, trust, *findings), document, good)
+    return Answer((text, trust, *findings), document, good, unwritten=unwritten)
 
 
 def next_(
@@ -239,12 +250,18 @@ def next_(
     shown += flops_fit.fit.prediction.serious(proposal.diagnostics)
     if fitted.trust == "no":
         shown.append("Do not rely on this fit: flops-fit fit says why.")
+    unwritten = None
     if out is not None:
-        text = flops_fit.files.csv_text(proposal.runs, ["params", "tokens", "flops"])
-        with flops_fit.files.output_errors(out, "--csv"):
-            flops_fit.files.write_output(out, text)
-        shown.append(f"Runs: {out}")
-    return Answer(tuple(shown), document, answer.relied_on(fitted, proposal.diagnostics))
+        unwritten = answer.attempt(lambda: _write_runs(proposal, out))
+        shown += [f"Runs: {out}"] if unwritten is None else []
+    good = answer.relied_on(fitted, proposal.diagnostics)
+    return Answer(tuple(shown), document, good, unwritten=unwritten)
+
+
+def _write_runs(proposal: flops_fit.adaptive.Proposal, out: Path) -> None:
+    text = flops_fit.files.csv_text(proposal.runs, ["params", "tokens", "flops"])
+    with flops_fit.files.output_errors(out, "--csv"):
+        flops_fit.files.write_output(out, text)
 
 
 def forecast(

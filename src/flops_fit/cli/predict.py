@@ -193,10 +193,12 @@ def metric(
     loss: Annotated[str | None, option("first_loss")] = None,
     level: Annotated[float, option("level")] = 0.9,
     columns: answer.Columns = None,
-    plot: Annotated[Path | None, option("figure", "--plot")] = None,
+    plot: Annotated[Path | None, option("figure", "--plot", callback=answer.output)] = None,
     as_json: Json = False,
 ) -> Answer:
     """Predict a benchmark's score at a compute budget, or say that it cannot be predicted."""
+    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot: expected a name that ends in .png, .svg or .pdf; got {plot}.")
     named = answer.column_names(columns)
     source = answer.read_runs(runs) or runs
     options: dict[str, Any] = {"chance": chance, "loss": loss, "columns": named}
@@ -204,13 +206,18 @@ def metric(
     largest = float(fit.runs.flops.max())
     predictions = [fit.predict(C, level) for C in compute or (10 * largest, 100 * largest)]
     shown = [fit.summary(), *(f"\n{p}" for p in predictions)]
+    unwritten = None
     if plot is not None:
-        with flops_fit.files.output_errors(plot, "--plot"):
-            fit.plot(level=level).savefig(plot, dpi=300)
-        shown.append(f"\nFigure: {plot}")
+        unwritten = answer.attempt(lambda: _draw(fit, level, plot))
+        shown += [f"\nFigure: {plot}"] if unwritten is None else []
     document = {"metric": fit, "predictions": predictions}
     findings = [d for p in predictions for d in p.diagnostics]
-    return Answer(tuple(shown), document, answer.relied_on(fit, findings))
+    return Answer(tuple(shown), document, answer.relied_on(fit, findings), unwritten=unwritten)
+
+
+def _draw(fit: flops_fit.fit.MetricFit, level: float, plot: Path) -> None:
+    with flops_fit.files.output_errors(plot, "--plot"):
+        fit.plot(level=level).savefig(plot, dpi=300)
 
 
 reference = typer.Typer()

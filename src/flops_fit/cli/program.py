@@ -105,6 +105,9 @@ def call(arguments: Sequence[str]) -> int:
         answer = command.main(words, prog_name="flops-fit", standalone_mode=False, obj=settings)
         if isinstance(answer, Answer):
             _print_answer(answer, settings)
+            if answer.unwritten is not None:
+                sys.stdout.flush()
+                return _print_error(answer.unwritten, settings.debug)
             answer = 0 if answer.good else NOT_GOOD
         sys.stdout.flush()
     except BrokenPipeError:

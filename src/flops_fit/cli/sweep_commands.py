@@ -158,14 +158,18 @@ def plan(
             | {name: getattr(d.cost, name, None) for name in ("flops", "wall_seconds")}
             for d in compared.designs
         ]
-    if out is not None:
-        shown.append(f"Runs: {planned.to_csv(out)}")
-    if target is not None:
-        options: dict[str, Any] = dict(column_names(settings_of, "--option"))
-        written = planned.export(target, to or folder, **options)
-        shown.append(f"Exported: {written}")
-        document["exported"] = str(written)
-    return Answer(tuple(shown), document)
+    unwritten = None
+    try:
+        if out is not None:
+            shown.append(f"Runs: {planned.to_csv(out)}")
+        if target is not None:
+            options: dict[str, Any] = dict(column_names(settings_of, "--option"))
+            written = planned.export(target, to or folder, **options)
+            shown.append(f"Exported: {written}")
+            document["exported"] = str(written)
+    except OutputError as error:
+        unwritten = error  # the plan is not lost with it
+    return Answer(tuple(shown), document, unwritten=unwritten)
 
 
 def _done(plan: flops_fit.SweepPlan, folder: Path) -> list[str]:
@@ -318,7 +322,7 @@ def _findings(examination: flops_fit.store.Examination) -> Iterator[str | Table]
 
 def export(
     output_dir: Folder,
-    table: Annotated[Path, argument("table")],
+    table: Annotated[Path, argument("table", callback=answer.output)],
     everything: Annotated[bool, option("all", "--all")] = False,
     as_json: Json = False,
 ) -> Answer:
