@@ -324,6 +324,8 @@ def test_groups_of_a_table_are_answered_one_by_one(capsys: Capsys, tmp_path: Pat
         assert keys("The key `fit`", ".") <= set(fit)
         (row,) = told.document["predictions"][name]
         assert keys("Each of `predictions`") <= set(row)
+    far = called(capsys, "fit", path, "--group", "corpus", "--predict", "1e40")
+    assert (far.code, far.out.count("[critical] the target's compute is")) == (1, 2)
     refused = called(capsys, "fit", path, "--group", "corpus", "--report", tmp_path / "page.html")
     assert refused.code == 2
     assert "no --report with --group" in refused.err

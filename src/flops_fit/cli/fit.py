@@ -129,13 +129,16 @@ def _with_span(estimate: flops_fit.fit.Estimate) -> str:
 
 def _by_group(grouped: flops_fit.fit.GroupFit, predict: Sequence[float] | None) -> Answer:
     """The constants of each group, and a table of its answers."""
-    shown, predictions = [repr(grouped)], {}
+    shown, predictions, good = [repr(grouped)], {}, True
     for name, fit in grouped.fits.items():
         answers = [fit.predict(c) for c in predict or [fit.largest_compute]]
+        findings = [d for p in answers for d in p.diagnostics]
         shown.append(f"\n{name}\n\n{flops_fit.report.chinchilla_table(answers, fit.trust)}")
+        shown += dict.fromkeys(flops_fit.fit.prediction.serious(findings))
         predictions[name] = answers
+        good = good and answer.relied_on(fit, findings)
     document = {"fit": grouped, "predictions": predictions, "report": None}
-    return Answer(tuple(shown), document, all(f.trust != "no" for f in grouped.fits.values()))
+    return Answer(tuple(shown), document, good)
 
 
 def report(
