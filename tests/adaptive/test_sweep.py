@@ -51,7 +51,9 @@ def test_only_candidates_are_proposed_each_once():
         ({"budget_flops": 0}, "budget_flops: expected a positive number; got 0"),
         ({"target_compute": np.nan}, "target_compute: expected a positive number"),
         ({"candidates": [1, 2]}, r"candidates: expected pairs \(N, D\)"),
-        ({"candidates": [(1e12, 1e12)]}, "expected enough for one run"),
+        ({"candidates": [(1e12, 1e12)]}, "expected enough for one run of use"),
+        ({"max_run_flops": 0}, "max_run_flops: expected a positive number; got 0"),
+        ({"batch": 2.7}, "batch: expected a whole number, 1 or more; got 2.7"),
     ],
 )
 def test_a_proposal_says_what_it_cannot_use(changes, said):

@@ -232,7 +232,7 @@ def test_a_size_or_length_beyond_the_runs_is_named(name, side):
     fit = fit_runs(sweep(ADDITIVE, sd=0.003))
     runs = fit.runs
     own = runs.params if name == "N" else runs.tokens
-    value = 20 * np.max(own) if side == "above" else np.min(own) / 20
+    value = 30 * np.max(own) if side == "above" else np.min(own) / 30
     other = 1e19 / (6 * value)
     notes = fit.loss_at(*((value, other) if name == "N" else (other, value))).diagnostics
     (found,) = [d for d in notes if d.code == "extrapolation"]

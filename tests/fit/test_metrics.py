@@ -267,3 +267,15 @@ def test_without_its_chance_a_metric_is_trusted_less() -> None:
     columns["quiz"] = 0.25 + 0.75 / (1 + np.exp(5 * (columns["loss"] - 2.2)))
     assert metric(columns, "quiz").trust == "caution"
     assert metric(columns, "quiz", chance=0.25).trust == "ok"
+
+
+def test_an_interval_over_half_of_all_scores_is_told():
+    """Scores that flatten below their ceiling say little of larger runs."""
+    rng = np.random.default_rng(1)
+    C = np.repeat(np.geomspace(1e18, 1e20, 5), 7)
+    N = 0.09 * C**0.5 * np.tile(np.geomspace(1 / 6, 6, 7), 5)
+    loss = 1.8172 + 482.01 / N**0.3478 + 2085.43 / (C / 6 / N) ** 0.3658
+    score = 0.25 + 0.35 / (1 + np.exp(6 * (loss - 2.9))) + 0.003 * rng.normal(size=35)
+    fit = metric({"N": N, "D": C / 6 / N, "loss": loss, "acc": score}, "acc", chance=0.25)
+    assert fit.trust != "ok"
+    assert "metric_width" in {d.code for d in fit.diagnostics}

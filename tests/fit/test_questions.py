@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flops_fit import reference
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fit import Estimate, Fit, compare, fit_runs, intervals
 from flops_fit.fit.intervals import WIDEST_LEVEL
@@ -347,3 +348,12 @@ def test_draws_that_are_not_finite_have_no_interval(fit):
     most = intervals.answer(evidence, np.where(draws > 1.2, np.inf, draws), 0.9)
     assert (most.value, most.interval) == (np.inf, None)
     assert most.reason == "the law does not reach it"
+
+
+def test_the_size_that_other_sizes_are_compared_with_is_the_one_predicted():
+    """A skewed bowl has two optima; both answers hold both."""
+    fit = fit_runs(reference.runs("llama3_2024"))
+    C = fit.largest_compute
+    assert fit.trade_off(C, [1.0]).params[0] == pytest.approx(
+        fit.predict(C).optimal_params, rel=0.02
+    )

@@ -199,3 +199,13 @@ def test_a_prior_of_ones_own_comes_back(runs, tmp_path):
     again = load_fit(fit.save(tmp_path / "fit.json"))
     assert again.params == fit.params
     assert again._question.options["hparams"] == replace(ValleyPrior(), form=0.2)
+
+
+def test_a_function_of_flops_is_kept_beyond_the_runs(tmp_path):
+    """A saved fit answers far off as it did, also where F(N) is a function of the user's."""
+    fit = fit_runs(reference.runs("llama3_2024"), flops_per_unit=lambda N: 6 * N + 2e4 * np.sqrt(N))
+    again = load_fit(fit.save(tmp_path / "fit.json"))
+    for C in (1e21, 1e24):
+        assert again.predict(C).optimal_tokens == pytest.approx(
+            fit.predict(C).optimal_tokens, rel=2e-3
+        )

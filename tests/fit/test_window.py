@@ -167,3 +167,11 @@ def test_a_window_of_one_shape_does_not_tell_n_from_d():
     assert not fit.window.used
     assert fit.window.reason == "the runs it would leave do not tell N from D"
     assert len(fit.runs) == 30
+
+
+def test_a_window_that_is_refused_moves_no_answer():
+    """Where it would leave too few runs, all runs count as without one, in intervals too."""
+    runs = sweep(Hoffmann(1.8, 400.0, 1500.0, 0.34, 0.33), sd=0.003)
+    asked, without = fit_runs(runs, window=1.05), fit_runs(runs, window=None)
+    assert not asked.window.used
+    assert asked.predict(1e20).intervals == without.predict(1e20).intervals

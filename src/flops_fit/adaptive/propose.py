@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.adaptive.candidates import Candidates, around
-from flops_fit.errors import FitError, InputError, check_number
+from flops_fit.errors import FitError, InputError, check_number, check_whole
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import quick_fit
@@ -261,6 +261,8 @@ def best_batch(
         return []
     base = np.log(criterion.variance)
     most = max(base - np.log(after) for _, after, _ in batches)
+    if most <= 0:
+        return []
     enough = (
         b
         for b in batches
@@ -338,9 +340,12 @@ def next_experiments(
     max_run_flops
         What one run may cost; by default a third of the budget, at most ten times the largest so far.
     """
+    most = (
+        np.inf if max_run_flops is None else check_number("max_run_flops", max_run_flops, above=0)
+    )
     check_number("target_compute", target_compute, above=0)
     check_number("budget_flops", budget_flops, above=0)
-    check_number("batch", batch, above=0)
+    check_whole("batch", batch)
     evidence = fit._evidence if runs is None else quick_fit(RunTable.read(runs), fit.flops)
     if any(b.kind is BoundKind.VANISHED for b in evidence.solution.bounds):
         raise FitError(
@@ -356,7 +361,8 @@ def next_experiments(
     if candidates is None:
         known = evidence.runs.flops
         largest = MOST_EXTRAPOLATION * float(np.max(known))
-        top = min(max_run_flops or budget_flops / 3, largest, budget_flops)
+        one = most if np.isfinite(most) else budget_flops / 3
+        top = min(one, largest, budget_flops)
         least = float(np.min(known)) / MOST_EXTRAPOLATION
         if top < least:
             raise InputError(
@@ -368,12 +374,14 @@ def next_experiments(
         choice = choice.pick(choice.tokens >= 1)
     else:
         choice = Candidates.of(candidates, fit.flops, repeats=False)
-        choice = choice.pick(choice.flops <= (max_run_flops or np.inf))
-    picked = best_batch(criterion, choice, int(batch), budget_flops, bottom=int(batch) // 6)
+        choice = choice.pick(choice.flops <= most)
+    picked = best_batch(criterion, choice, batch, budget_flops, bottom=batch // 6)
     if not picked:
+        few = not np.any(choice.flops <= budget_flops)
+        why = "are less than each costs" if few else "of these say nothing of N* there"
         raise InputError(
-            f"budget_flops: expected enough for one run; {budget_flops:.3g} FLOPs are less than each "
-            "candidate costs. Give a larger budget or cheaper candidates."
+            f"budget_flops: expected enough for one run of use; {budget_flops:.3g} FLOPs {why}. Give a "
+            "larger budget or other candidates."
         )
     chosen = choice.pick(picked)
     best = evidence.law.optimal(criterion.target, fit.flops)

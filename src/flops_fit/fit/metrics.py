@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ from flops_fit.fit.metric_routes import (
 from flops_fit.fit.prediction import serious
 from flops_fit.fit.solver import finding
 from flops_fit.flops.functions import Floats
-from flops_fit.records import Diagnostic, finite_json
+from flops_fit.records import Diagnostic, Severity, finite_json
 from flops_fit.table.headings import rank
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import card, format_count, markdown_table
@@ -47,6 +47,8 @@ _FAR_APART = 3.0  # times the held-out error of the better route, from which the
 _CLEAR = 2.0  # standard errors above chance
 _TREND_LEVEL = 0.01
 _FEW_ABOVE = 5
+_AHEAD = 10.0  # times the largest run's compute
+_WIDE: dict[Severity, float] = {"warning": 0.25, "critical": 0.75}  # of what scores can be
 _POOR = 0.25  # held-out error, of the range of scores that the runs show
 
 
@@ -333,8 +335,20 @@ def metric(
         ranked = sorted(held_out, key=held_out.__getitem__)
         if held_out[ranked[-1]] > _FAR_APART * held_out[ranked[0]]:
             headline = ranked[0]
-    of_both = (table, scores, fit, headline, held_out, widened, tuple(found), ways)
-    return MetricFit(column, kind, scale, *of_both)
+    of_both = (table, scores, fit, headline, held_out, widened)
+    made = MetricFit(column, kind, scale, *of_both, tuple(found), ways)
+    return replace(made, diagnostics=(*found, *_width_ahead(made)))
+
+
+def _width_ahead(fit: MetricFit) -> list[Diagnostic]:
+    """How wide the interval is at ten times the largest run's compute, of all that scores can be."""
+    if fit.trust == "no" or fit.loss_fit.trust == "no":
+        return []
+    best = fit.loss_fit.optimal(_AHEAD * fit.loss_fit.largest_compute)
+    low, high = fit.span(np.array([best.params]), np.array([best.tokens]))[:, 0].tolist()
+    share = (high - low) / (1.0 if fit.scale.ceiling is None else fit.scale.range)
+    severity = [level for level, most in _WIDE.items() if share > most]
+    return [finding("metric_width", severity[-1], low=low, high=high)] if severity else []
 
 
 def _signal(table: RunTable, scores: Floats, scale: Scale, sd: float) -> list[Diagnostic]:

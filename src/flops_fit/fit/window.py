@@ -197,7 +197,8 @@ class FitProblem:
     def evidence(self, solution: Solution, report: WindowReport) -> Evidence:
         """What the runs say beyond the law, counted near and far as the window was asked to."""
         prior = MisfitPrior()
-        if report.factor is None or solution.law.covariates:
+        refused = not (report.automatic or report.used)
+        if report.factor is None or solution.law.covariates or refused:
             prior = replace(prior, window=math.inf, tilt=0.0)
         elif not report.automatic:
             prior = replace(prior, window=report.factor, tilt=0.0)

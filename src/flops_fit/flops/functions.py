@@ -155,6 +155,10 @@ class SizePolynomial:
         return None if any(s.denominator > 1 for s in sums) else tuple(map(int, sums))
 
 
+# Of the sizes at which a function of the user's is written down: an octave, and beyond the runs.
+_AN_OCTAVE, _BELOW, _BEYOND = 64, 1e2, 1e4
+
+
 def flops_to_dict(flops: FlopsFunction, sizes: ArrayLike) -> dict[str, Any]:
     """F(N) by its parameters, or by its counts; a function of the user's by its values at ``sizes``."""
     if isinstance(flops, LinearFlops):
@@ -165,7 +169,14 @@ def flops_to_dict(flops: FlopsFunction, sizes: ArrayLike) -> dict[str, Any]:
         counts = flops.counts
     else:
         known = np.unique(np.asarray(sizes, dtype=np.float64))
-        counts = dict(zip(known.tolist(), np.asarray(flops(known)).tolist(), strict=True))
+        span = known[0] / _BELOW, known[-1] * _BEYOND
+        between = np.geomspace(*span, _AN_OCTAVE * int(np.log2(span[1] / span[0])))
+        try:
+            wide = np.unique([*known, *between])
+            values = np.asarray(flops(wide), dtype=np.float64)
+        except Exception:  # a function of the user's may know the sizes of its runs alone
+            wide, values = known, np.asarray(flops(known))
+        counts = dict(zip(wide.tolist(), values.tolist(), strict=True))
     listed = [[n, counts[n]] for n in sorted(counts)]
     return {"kind": "counted", "counts": listed, "description": flops.description}
 
