@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
@@ -15,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from flops_fit import rng
 from flops_fit.errors import InputTypeError, MissingExtraError, ModelError, is_whole, nearest_name
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code, reference
 from flops_fit.lazy import nn, torch
 from flops_fit.model.params import SizeSearch, count_params
+from flops_fit.model.sharing import Held
 from flops_fit.records import Findings, ParamCount
 
 Size = int | float | str | Mapping[str, Any]
@@ -47,6 +50,7 @@ class ModelSpec:
     _search: SizeSearch | None = field(default=None, repr=False)
     _seconds: float = field(default=0.0, repr=False, compare=False)
     _builds: int = field(default=0, repr=False, compare=False)
+    _held: Held = field(default_factory=Held, repr=False, compare=False)
     _named: bool = field(default=True, repr=False)  # the size goes to the factory, as its argument
 
     def __post_init__(self) -> None:
@@ -116,8 +120,10 @@ class ModelSpec:
         return list(inspect.signature(value).parameters) == [self.size_param]
 
     def build(self, size: Size) -> nn.Module:
-        """The model itself, with memory; errors of the constructor are passed on."""
-        model: nn.Module = self.factory(**self.arguments(size))
+        """The model itself, with memory that it owns; errors of the constructor are passed on."""
+        with suppress(Exception):  # the constructor may refuse a build without memory
+            self._note_held(size)
+        model: nn.Module = self._held.released(self.factory(**self.arguments(size)), self.reference)
         return model
 
     def build_meta(self, size: Size) -> Any:
@@ -125,6 +131,16 @@ class ModelSpec:
 
         Errors of the constructor are passed on; :class:`GpuNeededError` where it reads a missing GPU.
         """
+        self._note_held(size)
+        return self._held.released(self._build_meta(size), self.reference)
+
+    def _note_held(self, size: Size) -> None:
+        """See, once at each size, which of the model's parts the user's code holds."""
+        if (key := repr(size)) not in self._held.noted:
+            with rng.kept():
+                self._held.note(key, self._build_meta(size))
+
+    def _build_meta(self, size: Size) -> Any:
         arguments = self.arguments(size)
         start = time.perf_counter()
         try:
@@ -140,13 +156,14 @@ class ModelSpec:
         key = repr(size)
         if key not in self._counts:
             try:
-                model = self.build_meta(size)
+                model = self._build_meta(size)
             except (MissingExtraError, GpuNeededError):
                 raise
             except Exception as error:  # the user's constructor may raise anything
                 self.refusals[key] = f"{type(error).__name__}: {error}"
                 self._counts[key] = None
             else:
+                self._held.note(key, model)
                 self._counts[key] = count_params(model, self.reference)
         return self._counts[key]
 
