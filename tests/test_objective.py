@@ -72,6 +72,29 @@ def test_count_fn_says_what_is_counted() -> None:
     assert Objective(cross_entropy, count_fn=lambda b: 2 * len(b[0])).count(batch) == 4
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.uint16, torch.bool])
+def test_targets_that_cannot_be_minus_100_all_count(kind: torch.dtype) -> None:
+    """156 and 65436 are −100 wrapped to one byte and to two."""
+    targets = torch.tensor([[156, 65436, 1]], dtype=torch.int32).to(kind)
+    assert int(Objective(cross_entropy).count((torch.zeros(1, 3), targets))) == 3
+
+
+def test_labels_of_bytes_show_whether_a_model_shifts_them() -> None:
+    class Shifting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(256, 256)
+
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
+            logits, wanted = self.table(x.long())[:, :-1], labels[:, 1:].long()
+            return SimpleNamespace(loss=cross_entropy(logits.flatten(0, 1), wanted.flatten()))
+
+    rows = torch.full((2, 6), 156, dtype=torch.uint8)
+    batch = {"x": rows, "labels": rows}
+    assert Objective().shifts(Shifting(), batch) is True
+    assert int(Objective(shifted=True).count(batch)) == 10
+
+
 @pytest.mark.parametrize("name", ["loss_fn", "count_fn", "step_fn"])
 def test_what_cannot_be_called_is_a_type_error(name: str) -> None:
     with pytest.raises(InputTypeError, match=f"{name}: expected a callable"):

@@ -173,7 +173,7 @@ class Objective:
         if self.by_sample:
             return batch_length(batch)
         if _is_whole(targets):
-            return ((targets[:, 1:] if self.shifted else targets) != IGNORED).sum()
+            return counted(targets[:, 1:] if self.shifted else targets).sum()
         # The first tensor of a batch of graphs holds nodes; targets are of samples.
         return batch_length(targets if is_of_samples(targets) else batch)
 
@@ -278,10 +278,18 @@ def _only(batch: Any, column: int) -> dict[str, Any]:
     """A named batch with all labels masked but those of one column."""
     named, key = dict(by_name(batch) or {}), _label_key(batch)
     assert key is not None
-    labels = named[key].new_full(named[key].shape, IGNORED)
+    kind = named[key].dtype if named[key].dtype.is_signed else torch.int64
+    labels = torch.full_like(named[key], IGNORED, dtype=kind)
     # A masked row would say nothing of the column: any token will do as its label.
     labels[:, column] = named[key][:, column].clamp(min=0)
     return {**named, key: labels}
+
+
+def counted(targets: Any) -> torch.Tensor:
+    """Which targets count: all but −100, which bytes and booleans cannot hold."""
+    if not targets.dtype.is_signed:  # torch wraps −100: a byte of 156 would equal it
+        return torch.ones_like(targets, dtype=torch.bool)
+    return cast("torch.Tensor", targets != IGNORED)
 
 
 def _is_whole(targets: Any) -> bool:

@@ -14,7 +14,7 @@ from flops_fit.data.spec import DataSpec
 from flops_fit.errors import DataError, LossError
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.objective import IGNORED, STEP_ADVICE, Evaluator, Objective
+from flops_fit.objective import STEP_ADVICE, Evaluator, Objective, counted
 from flops_fit.plan.findings import in_words, smallest_built
 from flops_fit.records import Diagnostic, Severity
 
@@ -231,14 +231,14 @@ def _ignored(judge: Evaluator, batch: Any) -> tuple[Diagnostic, ...]:
     objective = judge.objective
     if objective.count_fn is not None or not objective.has_classes(batch):
         return ()
-    counted = objective.targets(batch)
-    counted = counted[counted != IGNORED]
-    for value in {int(counted.min()), int(counted.max())}:
+    targets = objective.targets(batch)
+    own = targets[counted(targets)]
+    for value in {int(own.min()), int(own.max())}:
         loss = 1.0
         with suppress(Exception):  # a loss may refuse targets that are all alike
             loss, _ = judge(objective.with_targets(batch, value))
         if loss == 0 or math.isnan(loss):
-            share = float((counted == value).double().mean())
+            share = float((own == value).double().mean())
             return (in_words("ignored_targets", value=value, share=share),)
     return ()
 

@@ -19,7 +19,7 @@ from flops_fit.forecasting import Forecast, Schedule, forecast
 from flops_fit.lazy import torch
 from flops_fit.model.params import count_params
 from flops_fit.model.spec import ModelSpec
-from flops_fit.objective import IGNORED, Objective
+from flops_fit.objective import Objective, counted
 from flops_fit.plan.counting import FlopsCounter
 
 _COLUMNS = (
@@ -139,7 +139,7 @@ class HFCallback(_Row):
             return
         kind, config = type(model), model.config
         spec = ModelSpec(lambda: kind(config))
-        units = ((labels[..., 1:] if self._shifts else labels) != IGNORED).sum()
+        units = counted(labels[..., 1:] if self._shifts else labels).sum()
         self._count(units, tuple(labels.shape), lambda: _traced(spec, Objective(), dict(batch)))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
