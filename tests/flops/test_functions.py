@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flops_fit.flops import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops, trace_flops
-from flops_fit.flops.functions import SizePolynomial
+from flops_fit.flops.functions import SizePolynomial, outside_in
 
 
 @pytest.mark.parametrize(
@@ -91,15 +91,24 @@ def test_polynomials_are_of_whole_counts_that_floats_hold() -> None:
     assert polynomial.traced == {4: (2**53 - 1,)}
 
 
-def test_a_polynomial_is_used_within_a_factor_of_four_of_what_was_traced() -> None:
+def test_a_polynomial_is_used_between_the_sizes_that_were_traced() -> None:
     polynomial = SizePolynomial()
     for size in (8, 16, 24, 32, 40):
-        polynomial.add(size, 3.0 * size**2 + size, (size,))
-    for size in (2, 4, 12, 100, 160):
-        assert polynomial.flops(size, (size,)) == 3 * size**2 + size
-    assert polynomial.flops(1, (1,)) is None
-    assert polynomial.flops(161, (161,)) is None
-    assert polynomial.flops(12, (13,)) is None  # the model built is another one
+        polynomial.add(size, 3.0 * size**2 + size, (size,), {"steps": (1, size // 16)})
+    assert polynomial.flops(12, (12,), {"steps": (1, 1)}) == 3 * 12**2 + 12
+    assert polynomial.flops(12, (12,), {"steps": (1, 3)}) is None
+    assert polynomial.flops(12, (13,), {"steps": (1, 1)}) is None  # the model built is another one
+    assert polynomial.flops(12, (12,), {"other": (1, 1)}) is None
+    for size in (4, 7, 41, 160):
+        assert polynomial.flops(size, (size,)) is None
+    for size in (2, 160):
+        assert polynomial.flops(size, (size,), reach=4) == 3 * size**2 + size
+    assert polynomial.flops(161, (161,), reach=4) is None
+
+
+def test_sizes_are_ordered_from_the_outermost_inwards() -> None:
+    assert outside_in(range(9)) == [0, 8, 4, 2, 6, 1, 3, 5, 7]
+    assert [outside_in(range(n)) for n in range(4)] == [[], [0], [0, 1], [0, 2, 1]]
 
 
 def test_a_size_that_cannot_be_counted_leaves_the_ratio_as_it_was() -> None:

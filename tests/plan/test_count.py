@@ -188,9 +188,78 @@ def test_few_sizes_are_traced_and_all_are_counted_exactly(
     exact = [counter(make).per_unit(d) for d in SIZES]
     traces = traces_of(monkeypatch)
     together = counter(make)
-    result = [together.per_unit(d) for d in SIZES]
-    assert result == exact
+    together.function(SIZES)
+    assert [together.per_unit(d) for d in SIZES] == exact
     assert len(traces) <= most
+
+
+class Hidden(nn.Module):
+    """Steps or heads that change with the width, ``told`` by a number of the model or in its pass alone."""
+
+    def __init__(self, d: int, kind: str, told: bool) -> None:
+        super().__init__()
+        self.table, self.mix, self.head = nn.Embedding(V, d), nn.Linear(d, d), nn.Linear(d, V)
+        self.kind = kind
+        self.own = {"steps": [max(1, d // 32)]} if told else {}
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        d = x.shape[-1]
+        if self.kind == "steps":
+            for _ in range(self.own.get("steps", [max(1, d // 32)])[0]):
+                x = x + self.mix(x).relu()
+        else:
+            heads = self.mix(x).view(*x.shape[:2], max(1, d // 64), -1).transpose(1, 2)
+            x = x + (heads @ (heads.mT @ heads)).transpose(1, 2).reshape(x.shape)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("steps", [8, 16, 24, 28, 30, 31, 64, 96, 120]),
+        ("heads", [16, 24, 32, 40, 48, 56, 128, 192]),
+    ],
+)
+def test_sizes_beyond_a_change_of_the_rule_are_counted_exactly(
+    kind: str, sizes: list[int], told: bool
+) -> None:
+    def make(d: int) -> Hidden:
+        return Hidden(d, kind, told)
+
+    exact = [counter(make).per_unit(d) for d in sizes]
+    in_order, outside_in = counter(make), counter(make)
+    assert [in_order.per_unit(d) for d in sizes] == exact
+    outside_in.function(sizes)
+    assert [outside_in.per_unit(d) for d in sizes] == exact
+    # A number of the model's own that leaves what was traced is seen inside these sizes too.
+    if told and kind == "steps":
+        assert in_order.per_unit(48) == counter(make).per_unit(48)
+
+
+def test_a_search_that_trusted_too_much_is_made_again() -> None:
+    """The planned sizes refute the polynomial of the small ones; the sizes are those of exact counts."""
+
+    def plan(model: Any, **more: Any) -> Any:
+        return plan_sweep(
+            model, "d", loss_fn=token_loss, mode="mock", example_batch=(IDS, IDS),
+            compute_budgets=[1e9, 3e9, 1e10, 3e10], batch_size=4, **more,
+        )  # fmt: skip
+
+    def make(d: int) -> Hidden:
+        return Hidden(d, "steps", False)
+
+    def exactly(model: nn.Module) -> float:
+        d = model.mix.in_features
+        return 6.0 * d * d * max(1, d // 32) + 6 * d * V
+
+    found, known = plan(make), plan(make, flops=exactly)
+    assert [e.flops_per_unit for e in found.experiments] == pytest.approx(
+        [exactly(make(e.size)) for e in found.experiments]
+    )
+    assert [e.size for e in found.experiments] == [e.size for e in known.experiments]
 
 
 def test_layers_as_the_size_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +272,7 @@ def test_layers_as_the_size_are_counted_exactly(monkeypatch: pytest.MonkeyPatch)
     traces = traces_of(monkeypatch)
     together = counter(make, loss_fn=loss)
     config = GPT(d_model=16, vocab_size=V).config
+    together.function([1, 2, 3, 4, 5, 6, 10, 20])
     for layers in (1, 2, 3, 4, 5, 6, 10, 20):
         shape = dataclasses.replace(config, num_layers=layers)
         assert together.per_unit(layers) == shape.flops_per_token(T)

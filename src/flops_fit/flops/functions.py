@@ -1,6 +1,7 @@
 """Training FLOPs per unit, F(N): what turns a size and a budget into a number of units, C = F(N)·D."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from math import prod
@@ -13,10 +14,10 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 Values = tuple[int, ...]
+Spans = Mapping[str, tuple[float, float]]
 
 _HIGHEST_DEGREE = 3  # of FLOPs and parameters as polynomials of the size
 _VERIFYING_TRACES = 2  # beyond those that determine the polynomial
-_RANGE_FACTOR = 4  # how far beyond the traced sizes a polynomial is used before the next trace
 _LARGEST_EXACT = 2**53  # above, sums of floats are rounded
 
 
@@ -30,6 +31,18 @@ class FlopsFunction(Protocol):
 
     def __call__(self, N: ArrayLike) -> Floats:
         """FLOPs per unit at each N, same shape as N."""
+
+
+def outside_in(values: Iterable[Any]) -> list[Any]:
+    """The outermost values, and then the middle of each gap between those, again and again."""
+    known = sorted(values)
+    gaps, out = [(0, len(known) - 1)], list(dict.fromkeys([*known[:1], *known[-1:]]))
+    for low, high in gaps:
+        if high - low > 1:
+            middle = (low + high) // 2
+            out.append(known[middle])
+            gaps += [(low, middle), (middle, high)]
+    return out
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ class InterpolatedFlops:
         if self.count_near is not None:
             steps = np.unique(np.floor(2 * np.log2(sizes[np.isfinite(sizes) & (sizes > 0)])))
             around = {int(step) + side for step in steps for side in (0, 1)}
-            for step in sorted(around - self._counted_steps):
+            for step in outside_in(around - self._counted_steps):
                 self._counted_steps.add(step)
                 count = self.count_near(2.0 ** (step / 2))
                 if count is not None:
@@ -111,18 +124,24 @@ class InterpolatedFlops:
 class SizePolynomial:
     """Whole numbers that are polynomials of the size, as long as every trace agrees.
 
-    One of degree p through p + 1 sizes is used once it reproduces at least two others exactly.
+    One of degree p through p + 1 sizes is used once it reproduces at least two others exactly, and between
+    the traced sizes alone: beyond them a model may take another way. That holds for all its numbers, of
+    which ``spans`` has the least and the greatest in any trace.
     """
 
     # At each size the FLOPs, then what can be read off the built model.
     traced: dict[int, Values] = field(default_factory=dict)
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
     _base: list[int] | None = None
 
-    def add(self, size: int, flops: float, structure: Values) -> None:
+    def add(self, size: int, flops: float, structure: Values, spans: Spans | None = None) -> None:
         """Add one trace, if it can be exact, and decide again whether the values are polynomials."""
         if not flops.is_integer() or flops >= _LARGEST_EXACT:
             return
         self.traced[size] = (int(flops), *structure)
+        for name, (least, most) in {"": (size, size), **(spans or {})}.items():
+            low, high = self.spans.get(name, (least, most))
+            self.spans[name] = min(low, least), max(high, most)
         self._base = None
         for degree in range(_HIGHEST_DEGREE + 1):
             base, rest = list(self.traced)[: degree + 1], list(self.traced)[degree + 1 :]
@@ -132,12 +151,27 @@ class SizePolynomial:
                 self._base = base
                 return
 
-    def flops(self, size: int, structure: Values) -> int | None:
-        """FLOPs at a size whose model has this structure; ``None`` where it must be traced."""
+    @property
+    def verified(self) -> bool:
+        """Whether it predicts sizes that are not traced."""
+        return self._base is not None
+
+    def flops(
+        self, size: int, structure: Values, spans: Spans | None = None, reach: float = 1.0
+    ) -> int | None:
+        """FLOPs at a size whose model has this structure; ``None`` where it must be traced.
+
+        ``reach``: a factor by which it is trusted beyond what was traced.
+        """
         if size in self.traced:
             return self.traced[size][0]
-        near = min(self.traced) / _RANGE_FACTOR <= size <= max(self.traced) * _RANGE_FACTOR
-        if self._base is None or not near:
+        own = {"": (size, size), **(spans or {})}
+        known = (self.spans.get(name, (math.nan, math.nan)) for name in own)
+        inside = (
+            low / reach <= least <= most <= high * reach
+            for (low, high), (least, most) in zip(known, own.values(), strict=True)
+        )
+        if self._base is None or not all(inside):
             return None
         values = self._evaluate(self._base, size)
         if values is None or values[1:] != structure or values[0] >= _LARGEST_EXACT:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -268,16 +267,3 @@ class SizeSearch:
             if candidate > 0 and (counted := self.count(candidate)) is not None:
                 return candidate, counted
         return None
-
-
-def model_structure(model: Any) -> Mapping[str, int]:
-    """How many modules of each kind and what parameters there are, layers counted together."""
-    out: Counter[str] = Counter()
-    for name, module in model.named_modules():
-        out[f"{re.sub('[0-9]+', '*', name)}: {type(module).__qualname__}"] += 1
-    for name, parameter in model.named_parameters():
-        key = f"{re.sub('[0-9]+', '*', name)} {parameter.requires_grad}"
-        out[f"{key} {parameter.dtype}"] += parameter.numel()
-        for axis, length in enumerate(parameter.shape):
-            out[f"{key} {axis}"] += length
-    return out

@@ -17,14 +17,17 @@ from flops_fit.flops.functions import (
     InterpolatedFlops,
     LinearFlops,
     SizePolynomial,
+    outside_in,
 )
 from flops_fit.lazy import torch
-from flops_fit.model.params import model_structure
 from flops_fit.model.spec import ModelSpec, Size
+from flops_fit.model.structure import model_structure
 from flops_fit.objective import Objective
 from flops_fit.plan.findings import in_words
 from flops_fit.plan.lengths import Lengths
 from flops_fit.plan.tracing import SAME, Tracer
+
+_REACH = 4.0  # how far beyond traced sizes a polynomial is trusted, to look for sizes
 
 FlopsMethod = str | Callable[[Any], float]
 
@@ -43,10 +46,13 @@ class FlopsCounter:
     batch: Any = None  # an example; None where there is no data to look at
     units: float = 1.0  # in that batch
     lengths: Lengths | None = None  # where FLOPs depend on them, or do not add up
+    reach: float = 1.0  # how far polynomials are trusted beyond the sizes that were traced
+    refuted: bool = False  # whether a polynomial that was trusted turned out to be none
     tracer: Tracer = field(init=False)
     _known: dict[str, float] = field(default_factory=dict)
     _weights: dict[str, Floats] = field(default_factory=dict)
     _polynomials: dict[tuple[Any, ...], SizePolynomial] = field(default_factory=dict)
+    _traces: dict[tuple[Any, ...], float] = field(default_factory=dict)
 
     @property
     def notes(self) -> list[str]:
@@ -161,10 +167,17 @@ class FlopsCounter:
             counter = copy(self)
             counter.lengths, counter._known = replace(self.lengths, nominal=batch_size), {}
             return counter.function(sizes)
-        counts = {float(self.spec.require(s).total): self.per_unit(s) for s in sizes}
+        by_params = {float(self.spec.require(s).total): s for s in sizes}
+        counts = {n: self.per_unit(by_params[n]) for n in outside_in(by_params)}
         near = self._count_near if self.spec.size_param is not None else None
         by = "by the user's function" if callable(self.method) else "on the traced model"
         return InterpolatedFlops(counts, near, f"counted {by}")
+
+    def roughly(self) -> FlopsCounter:
+        """A counter for the search for sizes, which traces few of those that it tries."""
+        out = copy(self)
+        out.reach, out.refuted, out._known, out._weights = _REACH, False, {}, {}
+        return out
 
     def _count_near(self, params: float) -> tuple[float, float] | None:
         nearest = self.spec.nearest(params)
@@ -187,15 +200,17 @@ class FlopsCounter:
         """FLOPs of both passes from a seed on, from verified polynomials or from a trace."""
         if place is None or not is_whole(size) or not hasattr(model, "named_parameters"):
             return self.tracer.total(model, size, batch, seed)
-        structure = model_structure(model)
-        names = tuple(sorted(structure))
-        values = tuple(structure[name] for name in names)
-        polynomial = self._polynomials.setdefault((place, seed, *names), SizePolynomial())
-        known = polynomial.flops(size, values) if polynomial.traced else None
+        found, traced = model_structure(model), (place, seed, repr(size))
+        if traced in self._traces:
+            return self._traces[traced]
+        polynomial = self._polynomials.setdefault((place, seed, *found.names), SizePolynomial())
+        trusted = polynomial.verified
+        known = polynomial.flops(size, found.values, found.spans, self.reach)
         if known is not None:
             return known
-        total = self.tracer.total(model, size, batch, seed)
-        polynomial.add(size, total, values)
+        total = self._traces[traced] = self.tracer.total(model, size, batch, seed)
+        polynomial.add(size, total, found.values, found.spans)
+        self.refuted = self.refuted or (trusted and not polynomial.verified)
         return total
 
     def _refuse_reused_weights(self, size: Size) -> None:

@@ -129,12 +129,13 @@ class ExperimentFactory:
             epochs=None if passed is None else batch * steps / passed,
         )
 
-    def flops(self) -> FlopsFunction:
+    def flops(self, counter: FlopsCounter | None = None) -> FlopsFunction:
         """F(N) at any size, counted when it is needed; for models with a size parameter."""
         if self.spec.size_param is None:
             self.spec.arguments(0)  # raises, with what to give
         smallest = self.spec.nearest(1.0)
-        return self.counter.function([] if smallest is None else [smallest[0]])
+        counter = self.counter.roughly() if counter is None else counter
+        return counter.function([] if smallest is None else [smallest[0]])
 
     def _whole_steps(self, units: float, batch_units: float, per_sample: float) -> tuple[int, int]:
         """Batch size in samples and number of steps; a smaller batch where that makes whole steps."""

@@ -131,12 +131,13 @@ class Planner:
         lost: list[str] = []
         if self.sizes is None:
             layout = self.design.layout(self.budgets)
-            sizes, lost = grid_sizes(layout, spec, self.budgets, factory.flops())
+            sizes, lost = self._grid(layout)
             if self.design.axes:
                 sizes, more = cross_axes(spec, sizes, self.design.axes)
                 lost += more
         elif replace(self.design, repeats=1) == Grid():
             sizes = named_sizes(spec, self.budgets, self.sizes)
+            factory.counter.function([size for own in sizes.values() for size in own])
         else:
             raise InputError(
                 "design: it would have no effect but for its repeats, as sizes= names the sizes themselves. "
@@ -163,6 +164,18 @@ class Planner:
             layout=layout,
             planner=self,
         )
+
+    def _grid(self, layout: Layout) -> tuple[dict[float, list[Size]], list[str]]:
+        """The sizes at each budget, counted from the outermost inwards; once more where that refutes F(N)."""
+        counter = self.factory.counter
+        for _ in range(2):
+            counter.refuted, rough = False, counter.roughly()
+            flops = self.factory.flops(rough)
+            sizes, lost = grid_sizes(layout, self.factory.spec, self.budgets, flops)
+            counter.function([size for own in sizes.values() for size in own])
+            if not (counter.refuted or rough.refuted):
+                break
+        return sizes, lost
 
     def remake(self, plan: SweepPlan, recipe: Recipe, conditions: str | None = None) -> SweepPlan:
         """The plan with the hyper-parameters of ``recipe``; ``conditions`` become part of the ids."""
