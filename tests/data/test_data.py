@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from flops_fit.data import EVAL_SAMPLES, DataSpec, check_dataset_type, split_data
-from flops_fit.data.spec import AllBut, permuted
+from flops_fit.data.order import AllBut, permuted
 from flops_fit.errors import DataError, InputTypeError
 from tests.conftest import Blobs
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from flops_fit import rng
 from flops_fit.data import reading
+from flops_fit.data.order import AllBut, permuted, sample_keys, shuffled
 from flops_fit.data.reading import Collate, Reader, StreamReader
+from flops_fit.data.streams import Order, begin, order_of
 from flops_fit.errors import DataError, InputTypeError
 from flops_fit.fingerprint import digest, fingerprint_values, reference
 from flops_fit.records import Findings
@@ -25,81 +27,14 @@ _EVAL_SHARE = 0.05
 _SHUFFLED_AT_ONCE = 4_096
 _COUNTING_SECONDS = 0.5  # for which a stream is read to see whether it ends
 _PROBED = 16  # samples that a fingerprint reads
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd
-
-
-def permuted(position: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]:
-    """The entries at ``position`` in a shuffle of range(n) chosen by ``key``; nothing of size n is stored.
-
-    A Feistel network over the next even number of bits, walked until it falls below n (Black, Rogaway 2002).
-    """
-    half = max(1, ((max(n - 1, 1)).bit_length() + 1) // 2)
-    mask = np.uint64((1 << half) - 1)
-    shift = np.uint64(half)
-    round_keys = np.random.SeedSequence(key).generate_state(6, np.uint64)
-
-    def rounds(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        left, right = x >> shift, x & mask
-        for k in round_keys:
-            left, right = right, left ^ (_mix(right ^ k) & mask)
-        return (left << shift) | right
-
-    out = rounds(position.astype(np.uint64))
-    while (outside := out >= np.uint64(n)).any():
-        out[outside] = rounds(out[outside])
-    return out.astype(np.int64)
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele et al. 2014): every output bit depends on every input bit."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def shuffled(position: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
-    """Which of n samples is at each position of a run; every epoch has its own order."""
-    epochs = position // n
-    out = np.empty_like(position)
-    for epoch in np.unique(epochs):
-        inside = epochs == epoch
-        key = (seed % (1 << 64)) * (1 << 32) + int(epoch)
-        out[inside] = permuted(position[inside] % n, n, key)
-    return out
-
-
-def sample_keys(
-    position: NDArray[np.int64], seed: int, epoch: NDArray[np.int64] | int = 0
-) -> NDArray[np.uint64]:
-    """A hash of (seed, epoch, position in the epoch) for each position: its sample's randomness."""
-    with np.errstate(over="ignore"):
-        run = _mix(np.asarray([seed % (1 << 64)], dtype=np.uint64) + _GOLDEN)
-        whole = _mix(run ^ _mix(np.asarray(epoch).astype(np.uint64) + _GOLDEN))
-        return _mix(whole + (position.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-
-
-@dataclass(frozen=True)
-class AllBut:
-    """An array of 0 to n − 1 except the ascending ``without``, which alone is stored."""
-
-    n: int
-    without: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-
-    def __len__(self) -> int:
-        return self.n - len(self.without)
-
-    def __getitem__(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
-        # The k-th number left has below it every gap g_j with g_j − j ≤ k.
-        gaps = self.without - np.arange(len(self.without))
-        return place + np.searchsorted(gaps, place, side="right")
 
 
 @dataclass
 class DataSpec:
     """Samples of a data set at ``indices``, or of a stream where these are ``None``.
 
-    A stream's first ``skip`` are held out, at most ``take`` used. ``workers`` are the user's DataLoader's.
+    A stream's first ``skip`` are held out, at most ``take`` used; ``order`` says what the first depend on.
+    ``workers`` are the user's DataLoader's.
     """
 
     dataset: Any
@@ -109,6 +44,7 @@ class DataSpec:
     take: int | None = None
     notes: tuple[str, ...] = field(default=())
     workers: int | None = None
+    order: Order = "fixed"
     pass_length: int | None = None  # samples that a stream had when it was begun again
 
     @property
@@ -153,8 +89,13 @@ class DataSpec:
                 return stream.batch(step), self.pass_length
 
             every = range(start, start + steps)
-            for batch, self.pass_length in reading.read_ahead(make, every, min(workers, 1), pin):
-                yield batch
+            try:
+                for batch, self.pass_length in reading.read_ahead(
+                    make, every, min(workers, 1), pin
+                ):
+                    yield batch
+            finally:
+                begin(self.dataset)
             return
         reader = Reader(self.dataset, self.collate)
         items = self._order(batch_size, steps, seed, start, share or (0, batch_size))
@@ -177,9 +118,7 @@ class DataSpec:
     def _endless(self, seed: int) -> Iterator[Any]:
         """A stream in its own order, begun again at its end."""
         for epoch in itertools.count():
-            set_epoch = getattr(self.dataset, "set_epoch", None)
-            if callable(set_epoch):
-                set_epoch(epoch)
+            begin(self.dataset, 0 if self.order == "by epoch" else epoch)
             reading.seed_from_key(int(sample_keys(np.zeros(1, np.int64), seed, epoch)[0]))
             count = 0
             for sample in itertools.islice(iter(self.dataset), self.skip, None):
@@ -191,6 +130,7 @@ class DataSpec:
 
     def _once(self) -> Iterator[Any]:
         """A stream from its beginning to its end."""
+        begin(self.dataset)
         reading.seed_from_key(0)
         stop = None if self.take is None else self.skip + self.take
         yield from itertools.islice(iter(self.dataset), self.skip, stop)
@@ -267,6 +207,7 @@ class DataSpec:
         content = self._probes[0]
         own = getattr(self.dataset, "_fingerprint", "")  # HuggingFace's hash of all content
         parts = [reference(type(self.dataset)), str(self.size), str(self.skip), str(own)]
+        parts += [] if self.order == "fixed" else [self.order]
         stored = self.indices.without if isinstance(self.indices, AllBut) else self.indices
         chosen = b"" if stored is None else np.ascontiguousarray(stored).tobytes()
         return digest([*parts, chosen, content])
@@ -289,6 +230,7 @@ class DataSpec:
 
     def _probed(self) -> list[Any]:
         if self.indices is None:
+            begin(self.dataset)
             return list(itertools.islice(iter(self.dataset), self.skip, self.skip + _PROBED))
         spread = np.unique(np.linspace(0, len(self.indices) - 1, _PROBED).astype(np.int64))
         return reading.fetch(self.dataset, self.indices[spread].tolist())
@@ -336,8 +278,16 @@ def split_data(
     if train.indices is None:
         count = max(1, most // 4)
         held_out = DataSpec(train.dataset, train.collate, None, take=count)
-        note = _in_words("stream_held_out", count=count)
-        return replace(train, skip=count, notes=(*train.notes, note.message)), held_out
+        if (follows := order_of(train.dataset)) == "by seed":
+            raise DataError(
+                f"dataset: expected a stream that begins with the same samples in every run, as its first "
+                f"{count} are held out; its order is drawn anew for each, and the held-out ones come "
+                "later, to be trained on. Give eval_dataset=."
+            )
+        told = ["stream_held_out", *(["stream_of_epoch_0"] if follows == "by epoch" else [])]
+        notes = (_in_words(key, count=count).message for key in told)
+        train = replace(train, skip=count, order=follows, notes=(*train.notes, *notes))
+        return train, held_out
     n = len(train.indices)
     if n < 2:
         raise DataError(

@@ -162,7 +162,9 @@ def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> lis
     out = []
     if not data.repeatable():
         out.append(in_words("unseeded_data"))
-    if held_out.draws():
+    if data.order == "unknown":
+        out.append(in_words("stream_order", count=data.skip))
+    elif held_out.draws():
         which = "eval_dataset" if own_held_out else "the training set"
         out.append(in_words("augmented_held_out", which=which))
     return out
