@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flops_fit.errors import DataError
@@ -34,8 +34,11 @@ def _are_dicts(samples: Any) -> bool:
     return listed and len({frozenset(s) for s in samples}) == 1
 
 
-def batch_length(batch: Any) -> int:
-    """Number of samples in a batch: the first dimension of its first tensor."""
+def batch_length(batch: Any, axes: Sequence[int] = ()) -> int:
+    """Number of samples in a batch: the first dimension of its first tensor, or that of known ``axes``."""
+    if axes and len(tensors := tensors_of(batch)) == len(axes):
+        lengths = (t.shape[axis] for t, axis in zip(tensors, axes, strict=True) if t.dim() > axis)
+        return int(next(lengths, 1))
     if hasattr(batch, "shape"):
         return int(batch.shape[0]) if len(batch.shape) else 1
     named = by_name(batch)
@@ -44,25 +47,49 @@ def batch_length(batch: Any) -> int:
     return batch_length(next(iter(batch if named is None else named.values())))
 
 
-def split_batch(batch: Any, size: int) -> Iterator[Any]:
-    """A batch as parts of at most ``size`` samples: every tensor is cut along its first dimension."""
-    length = batch_length(batch)
+def split_batch(batch: Any, size: int, axes: Sequence[int] = ()) -> Iterator[Any]:
+    """A batch as parts of at most ``size`` samples: every tensor is cut along its dimension of ``axes``.
+
+    That is the first one where ``axes`` has not one for each tensor.
+    """
+    axes = axes if axes and len(tensors_of(batch)) == len(axes) else ()
+    length = batch_length(batch, axes)
     if size >= length:
         yield batch
         return
 
     for first in range(0, length, size):
+        places = iter(axes)
 
-        def cut(tensor: torch.Tensor, first: int = first) -> torch.Tensor:
-            if tensor.dim() and tensor.shape[0] != length:
+        def cut(tensor: torch.Tensor, first: int = first, places: Any = places) -> torch.Tensor:
+            axis = next(places, 0)
+            if not tensor.dim():
+                return tensor
+            if tensor.dim() <= axis or tensor.shape[axis] != length:
                 raise DataError(
-                    f"microbatches: expected {length} samples along the first dimension of every "
-                    f"tensor of a batch; one has the shape {tuple(tensor.shape)}. Use batches that "
-                    "fit at once, or a collate_fn that puts samples first."
+                    f"microbatches: expected {length} samples along dimension {axis} of a tensor of a batch; "
+                    f"it has the shape {tuple(tensor.shape)}. Use batches that fit at once, or a collate_fn "
+                    "that puts samples first."
                 )
-            return tensor[first : first + size] if tensor.dim() else tensor
+            return tensor[(slice(None),) * axis + (slice(first, first + size),)]
 
         yield map_tensors(batch, cut)
+
+
+def sample_axes(twice: Any, thrice: Any) -> tuple[int, ...]:
+    """Of each tensor the dimension of its samples, from batches of one sample two times and three times.
+
+    The first one of a tensor that does not grow so; none where batches differ in their tensors.
+    """
+    pairs = [tensors_of(batch) for batch in (twice, thrice)]
+    if len(pairs[0]) != len(pairs[1]):
+        return ()
+
+    def axis(two: Any, three: Any) -> int:
+        shapes = enumerate(zip(two.shape, three.shape, strict=False))
+        return next((place for place, lengths in shapes if lengths == (2, 3)), 0)
+
+    return tuple(map(axis, *pairs))
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:

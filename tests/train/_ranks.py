@@ -186,7 +186,7 @@ class _Asking:
     workers = None
 
     def __init__(self, spec: Any) -> None:
-        self.spec = spec
+        self.spec, self.cut = spec, spec.cut
 
     def batches(self, *args: Any, **kwargs: Any) -> Any:
         for i, batch in enumerate(self.spec.batches(*args, **kwargs)):

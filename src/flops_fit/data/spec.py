@@ -4,6 +4,7 @@ import functools
 import itertools
 import time
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit import rng
+from flops_fit.batches import batch_length, sample_axes, split_batch
 from flops_fit.data import reading
 from flops_fit.data.order import AllBut, permuted, sample_keys, shuffled
 from flops_fit.data.reading import Collate, Reader, StreamReader
@@ -186,6 +188,23 @@ class DataSpec:
                 f"dataset: its samples do not make a batch ({error}). Pad them to one shape, or "
                 "give a DataLoader with a collate_fn."
             ) from error
+
+    @functools.cached_property
+    def sample_axes(self) -> tuple[int, ...]:
+        """Of each tensor of a batch the dimension of its samples; empty where a sample does not show it."""
+        with suppress(Exception), rng.kept():  # a collation may refuse a sample that comes again
+            (sample,) = self.spread(1)
+            rng.seed(0)
+            return sample_axes(*(self.collate([sample] * n) for n in (2, 3)))
+        return ()
+
+    def length(self, batch: Any) -> int:
+        """Number of samples in a batch."""
+        return batch_length(batch, self.sample_axes)
+
+    def cut(self, batch: Any, size: int) -> Iterator[Any]:
+        """A batch as parts of at most ``size`` samples."""
+        return split_batch(batch, size, self.sample_axes)
 
     def draws(self) -> bool:
         """Whether reading some samples draws from torch's, NumPy's or Python's generator."""

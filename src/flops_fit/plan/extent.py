@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flops_fit import rng
-from flops_fit.batches import split_batch
 from flops_fit.data.spec import DataSpec
-from flops_fit.errors import DataError, LossError
+from flops_fit.errors import LossError
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import STEP_ADVICE, Evaluator, Objective, counted
@@ -162,7 +161,7 @@ def examine(
             compared = [compare(judge, *batch, repeats) for batch in made]
             known = [c for c in compared if c is not None]
             adds_up = not any(c.differs or c.recounts for c in known)
-            divisible = adds_up or _divides(judge, made, repeats)
+            divisible = _divides(judge, data, made, repeats, adds_up)
             told = _step_units(objective, made, compared)
             told += _ignored(judge, made[0][1])
             if repeats == _DRAWS:
@@ -173,7 +172,7 @@ def examine(
         return Extent()
     if adds_up:
         again = judge.draws and held_out.size is None
-        return Extent(JUDGED_ON if again else None, True, bool(judge.draws), told)
+        return Extent(JUDGED_ON if again else None, divisible, bool(judge.draws), told)
     judged_on = min(wanted, held_out.size or wanted)
     finding = _finding(known, judged_on, divisible, isinstance(batch_size, int))
     return Extent(judged_on, divisible, bool(judge.draws), (finding, *told))
@@ -199,17 +198,28 @@ def _made(data: DataSpec, samples: list[Any], part: int) -> tuple[int, Any, list
     whole, drawn = collate(samples), rng.draw()
     rng.seed(0)
     if drawn != rng.draw():  # it masks at random: parts would have other masks
-        return len(samples), whole, list(split_batch(whole, part))
+        return len(samples), whole, list(data.cut(whole, part))
     starts = range(0, len(samples), part)
     return len(samples), whole, [collate(samples[i : i + part]) for i in starts]
 
 
-def _divides(judge: Evaluator, made: Sequence[tuple[int, Any, Any]], repeats: int) -> bool:
-    """Whether batches that are collated can be cut without changing their loss."""
+def _divides(
+    judge: Evaluator,
+    data: DataSpec,
+    made: Sequence[tuple[int, Any, Any]],
+    repeats: int,
+    adds_up: bool,
+) -> bool:
+    """Whether batches that are collated can be cut, as training does it, without changing their loss.
+
+    Those that cannot be cut at all are passed whole, and ``adds_up`` tells of them.
+    """
     try:
-        cut = [compare(judge, n, b, list(split_batch(b, n // 2)), repeats) for n, b, _ in made]
-    except DataError:
-        return False
+        cut = [compare(judge, n, b, list(data.cut(b, n // 2)), repeats) for n, b, _ in made]
+    except LossError:
+        raise
+    except Exception:  # of the user's model, which knows no such parts
+        return adds_up
     return not any(c is not None and c.differs for c in cut)
 
 

@@ -12,10 +12,8 @@ import numpy as np
 
 from flops_fit import rng
 from flops_fit.batches import (
-    batch_length,
     free_memory,
     is_out_of_memory,
-    split_batch,
     tensors_of,
     to_device,
 )
@@ -229,7 +227,7 @@ class Probe:
                 f"{self.objective.call}."
             ) from error
         if first:
-            _check(model, batch, self.objective, total, self.device)
+            _check(model, batch, self.objective, total, self.device, self.data)
         (total / max(count, 1)).backward()
         refuse_sparse_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), float(experiment.hparams.clip))
@@ -269,7 +267,9 @@ def time_reading(data: DataSpec, batch_size: int) -> Reading:
     return Reading(seconds / batch_size, waiting / batch_size, size / batch_size, on_host)
 
 
-def _check(model: Any, batch: Any, objective: Objective, total: Any, device: str) -> None:
+def _check(
+    model: Any, batch: Any, objective: Objective, total: Any, device: str, data: DataSpec
+) -> None:
     """Refuse a loss that cannot be trained on, or is a sum where it must be a mean over units."""
     check_loss(total)
     if not bool(torch.isfinite(total)):
@@ -279,7 +279,7 @@ def _check(model: Any, batch: Any, objective: Objective, total: Any, device: str
         )
     was_training = model.training
     try:
-        n = batch_length(batch)
+        n = data.length(batch)
         with rng.kept(device):
             judge = Evaluator(model.eval(), objective, device)
             try:
@@ -290,7 +290,7 @@ def _check(model: Any, batch: Any, objective: Objective, total: Any, device: str
                     "model.eval(), in which held-out losses are computed, and not before. It has to return "
                     "the same in both modes."
                 ) from error
-            compare(judge, n, batch, list(split_batch(batch, n // 2)))
+            compare(judge, n, batch, list(data.cut(batch, n // 2)))
     except (LossError, ModelError):
         raise
     except Exception:  # some models refuse a part, or need a gradient; then nothing is known

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from flops_fit.batches import batch_length, map_tensors, split_batch
+from flops_fit.batches import batch_length, map_tensors
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import Ranks, launched
 from flops_fit.errors import InputError
@@ -115,11 +115,18 @@ def activation_bytes(model: Any, objective: Objective, batch: Any) -> float:
 
 
 def memory_of(
-    model: Any, objective: Objective, batch: Any, samples: int, ranks: int, recomputed: bool
+    model: Any,
+    objective: Objective,
+    batch: Any,
+    samples: int,
+    ranks: int,
+    recomputed: bool,
+    length: int = 0,
 ) -> Memory:
     """What a model on the meta device will need, of whose layers one is held whole if cut over ``ranks``.
 
-    ``samples`` pass at once. With ``recomputed`` one layer at a time has its activations.
+    ``samples`` pass at once; ``length`` are those of the batch, if not along its first dimension. With
+    ``recomputed`` one layer at a time has its activations.
     """
     layers = [sum(p.numel() for p in layer.parameters()) for layer in blocks(model)]
     params = sum(p.numel() for p in model.parameters())
@@ -127,7 +134,8 @@ def memory_of(
     kept = math.nan
     with suppress(Exception):  # the model or its loss may read values
         meta = map_tensors(batch, lambda t: t.to("meta"))
-        kept = activation_bytes(model.to("meta"), objective, meta) / batch_length(batch) * samples
+        own = length or batch_length(batch)
+        kept = activation_bytes(model.to("meta"), objective, meta) / own * samples
     if recomputed and layers:
         kept /= len(layers)
     whole = 2 * 4 * largest if ranks > 1 else 0
@@ -148,9 +156,8 @@ def memory_findings(
         return []
     samples = min(config.microbatch or run.batch_size, math.ceil(run.batch_size / ranks))
     batch, cut = data.first_batch(_EXAMPLE_SAMPLES), ranks if config.sharding else 1
-    memory = memory_of(
-        spec.build_meta(run.size), objective, batch, samples, cut, config.activation_checkpointing
-    )
+    traced = spec.build_meta(run.size), objective, batch, samples, cut
+    memory = memory_of(*traced, config.activation_checkpointing, data.length(batch))
     room = device_bytes(device)
     if memory.total < _MUCH * room and not config.sharding:
         return []
@@ -270,9 +277,7 @@ class ShardedStepper(Stepper):
     def _gradient(self, batch: Any) -> tuple[torch.Tensor, Any]:
         """A share of the gradient's sum, in as many passes as on every rank."""
         parts = (
-            split_batch(batch, self.microbatch)
-            if self.microbatch < self._local_samples
-            else [batch]
+            self.cut(batch, self.microbatch) if self.microbatch < self._local_samples else [batch]
         )
         parts = [part for part in parts if self.objective.has_units(part)]
         if not parts:

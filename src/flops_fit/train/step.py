@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -16,7 +16,9 @@ from flops_fit.errors import InputError
 from flops_fit.lazy import nn, torch
 from flops_fit.objective import Objective, check_loss, refuse_sparse_gradients
 
-INDIVISIBLE = "the loss or a BatchNorm depends on which samples pass together"
+INDIVISIBLE = (
+    "the loss or a BatchNorm depends on which samples pass together, or a batch cannot be cut"
+)
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Stepper:
     ranks: Ranks = ALONE
     notes: list[str] = field(default_factory=list)
     divisible: bool = True  # whether parts of a batch have the gradient of the whole
+    cut: Callable[[Any, int], Iterator[Any]] = split_batch
     sharded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -109,7 +112,7 @@ class Stepper:
         """The gradient of what is here: of the mean if that is all, else of a share of the sum."""
         parts = [] if batch is None else [batch]
         if self.microbatch < self._local_samples:
-            parts = [p for whole in parts for p in split_batch(whole, self.microbatch)]
+            parts = [p for whole in parts for p in self.cut(whole, self.microbatch)]
         parts = [part for part in parts if self.objective.has_units(part)]
         if len(parts) == self._pieces == 1:
             total, units = self._pass(parts[0])

@@ -317,6 +317,7 @@ class Trainer:
         with self.precision.autocast(where):
             ranks = ALONE if step.sharded else step.ranks  # which make each pass together
             return evaluate(model, self.held_out, self.objective, where, size, ranks, exactly)
+            cut=self.data.cut,
 
     def _rise(self, experiment: Experiment, step: Stepper, loss: float, error: float) -> str:
         """How far a held-out loss lies above that of the untrained model; empty if within errors."""
