@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from flops_fit import TrainingConfig, plan_sweep
+from flops_fit import TrainingConfig, plan_sweep, run_sweep
 from flops_fit.errors import InputError, InputTypeError, ModelError, PlanError
 from flops_fit.flops import LinearFlops
 from flops_fit.model import ModelSpec
@@ -277,3 +277,37 @@ def test_code_without_a_source_is_named_and_no_other() -> None:
     assert "typed" in told.message
     assert "MLP" not in told.message
     assert code_findings(spec, Objective(cross_entropy)) == []
+
+
+SHAPES = {(16, 1): "small", (32, 2): "large"}
+
+
+class Shaped(torch.nn.Module):
+    def __init__(self, shape: tuple[int, int], name: str = "") -> None:
+        super().__init__()
+        assert not name or SHAPES[shape] == name
+        width, depth = {v: k for k, v in SHAPES.items()}[SHAPES[shape]]
+        layers = [torch.nn.Linear(width, width) for _ in range(depth)]
+        ends = torch.nn.Linear(16, width), torch.nn.Linear(width, 4)
+        self.layers = torch.nn.Sequential(ends[0], *layers, ends[1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layers(x)
+        return logits
+
+
+@pytest.mark.parametrize(
+    "sizes", [list(SHAPES), [{"shape": shape, "name": name} for shape, name in SHAPES.items()]]
+)
+def test_a_size_of_several_numbers_is_built_as_it_was_given(tmp_path: Path, sizes: Any) -> None:
+    plan = plan_sweep(
+        Shaped, None if isinstance(sizes[0], dict) else "shape", dataset=Blobs(),
+        loss_fn=cross_entropy, compute_budgets=[2e7], sizes=sizes, batch_size=16,
+    )  # fmt: skip
+    runs = run_sweep(plan, output_dir=tmp_path, executor="pool", progress=False)
+    assert [r.state for r in runs] == ["completed"] * 2
+    recorded = [r.experiment.size for r in runs]
+    shapes = [size["shape"] if isinstance(size, dict) else size for size in recorded]
+    assert shapes == [[16, 1], [32, 2]]
+    again = plan.planner.task(Run.from_dict(json.loads(json.dumps(runs[0].to_dict()))).experiment)
+    assert again.loss == runs[0].loss

@@ -43,6 +43,7 @@ class ModelSpec:
     size_param: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     beside: tuple[str, ...] = ()  # of a size's arguments, those of the data
+    given: dict[str, Size] = field(default_factory=dict, repr=False)  # by how records show them
     refusals: dict[str, str] = field(default_factory=dict, repr=False)
     _counts: dict[str, ParamCount | None] = field(default_factory=dict, repr=False)
     _codes: dict[int, tuple[Any, str]] = field(default_factory=dict, repr=False)
@@ -95,6 +96,7 @@ class ModelSpec:
 
         One that makes an object, a configuration, stands for the size where the factory does not name it.
         """
+        size = self.given.get(repr(size), size)
         if isinstance(size, Mapping):
             at = size.get(str(self.size_param))
             known = {

@@ -68,6 +68,7 @@ class ExperimentFactory:
 
         Where samples differ it is exact for those that the run will read, or for all without ``reads``.
         """
+        self.spec.given.setdefault(repr(_plain(size)), size)  # JSON has no tuples
         params = self.spec.require(size)
         per_unit = self.counter.per_unit(size)
         units = budget / per_unit
