@@ -95,6 +95,15 @@ def test_labels_of_bytes_show_whether_a_model_shifts_them() -> None:
     assert int(Objective(shifted=True).count(batch)) == 10
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_loss_in_short_numbers_is_summed_in_long_ones(kind: torch.dtype) -> None:
+    """65,520 is infinite in float16, and 257 units are 256 in bfloat16."""
+    targets = torch.zeros(1, 30_001, dtype=torch.int64)
+    mean = torch.tensor(3.0, dtype=kind)
+    total, count = Objective(lambda output, targets: mean)(lambda x: x, (targets, targets))
+    assert (float(total), int(count)) == (90_003, 30_001)
+
+
 @pytest.mark.parametrize("name", ["loss_fn", "count_fn", "step_fn"])
 def test_what_cannot_be_called_is_a_type_error(name: str) -> None:
     with pytest.raises(InputTypeError, match=f"{name}: expected a callable"):

@@ -70,8 +70,10 @@ class Objective:
         """Sum of the loss over the batch, with its gradient, and the number of units."""
         if self.step_fn is not None:
             return self._stepped(model, batch)
-        count = self.count(batch)
-        return self.mean(model, batch) * count, count
+        count, mean = self.count(batch), self.mean(model, batch)
+        if getattr(mean, "dtype", None) in (torch.float16, torch.bfloat16):
+            mean = mean.float()  # whose sum over many units such numbers do not hold
+        return mean * count, count
 
     def _stepped(self, model: Any, batch: Any) -> tuple[torch.Tensor, Any]:
         step: Any = self.step_fn

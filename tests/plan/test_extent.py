@@ -360,3 +360,17 @@ def test_labels_of_a_model_too_large_to_be_built_are_judged_by_sight(
     assert [d.code for d in said] == ["shifted_labels"]
     pair = (POINTS[:4], torch.zeros(4, 6, dtype=torch.long))
     assert settle_labels(spec, step, pair, [8]) == (step, ())
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
+def test_rounding_of_short_numbers_is_no_finding(kind: torch.dtype) -> None:
+    """A class weight is one in any of them."""
+    x, y = POINTS.to(kind), (POINTS[:, :4].argmax(1))
+    data = torch.utils.data.TensorDataset(x, y)
+
+    def make(width: int) -> nn.Module:
+        return MLP(width).to(kind)
+
+    assert told(model=make, dataset=data, loss_fn=cross_entropy) == []
+    weighted = nn.CrossEntropyLoss(weight=WEIGHTS.to(kind))
+    assert told(model=make, dataset=data, loss_fn=weighted) == ["loss_no_mean"]

@@ -26,6 +26,7 @@ _DRAWS, _FEW_DRAWS = 24, 4  # of a loss that draws random numbers; of one that i
 _MOST_DRAWS = 200  # beyond which none are added where it is in doubt
 _DESCENT, _RATE = 50, 0.05  # steps along one small batch, to see whether its loss falls below zero
 _TOLERANCE = 2e-3  # of a loss, above rounding in float32
+_ROUNDED = 4.0  # roundings of shorter numbers that a loss may be off by
 _ERRORS, _SUSPECT = 5.0, 2.0  # standard errors beyond it, for a loss that draws: proven, in doubt
 _NOISE = 0.5  # on what a weight sums up: an output layer that begins at zero has the same loss everywhere
 
@@ -57,6 +58,7 @@ class _Comparison(NamedTuple):
     losses: list[float]
     excess: float  # of the batch's loss times its units, relative
     differs: bool  # by more than rounding, and what is drawn
+    tolerance: float  # relative
 
     @property
     def recounts(self) -> bool:
@@ -67,7 +69,7 @@ class _Comparison(NamedTuple):
     def outside(self) -> bool:
         """Whether the batch's loss is no mean of its parts' losses, whatever their weights."""
         whole, *parts = self.losses
-        margin = _TOLERANCE * max(map(abs, self.losses))
+        margin = self.tolerance * max(map(abs, self.losses))
         return not min(parts) - margin <= whole <= max(parts) + margin
 
 
@@ -78,7 +80,7 @@ def compare(
 
     A mean where a sum belongs, or a sum where a mean does, is refused: it would fit no law.
     """
-    own_step = judge.objective.step_fn is not None
+    own_step, tolerance = judge.objective.step_fn is not None, tolerance_of(judge.model)
     batches = [whole, *(part for part in parts if judge.objective.has_units(part))]
     if len(batches) < 3:
         return None
@@ -98,27 +100,34 @@ def compare(
         scale = max(*map(abs, losses), 1e-12) * units[:, 0]
         excess = (sums[:, 0] - sums[:, 1:].sum(1)) / scale
         error = float(excess.std(ddof=1)) / len(rows) ** 0.5 if len(rows) > 1 else 0.0
-        beyond = abs(float(excess.mean())) - _TOLERANCE
+        beyond = abs(float(excess.mean())) - tolerance
         differs = beyond > _ERRORS * error
         if differs or wanted < _DRAWS or wanted > _MOST_DRAWS or beyond < _SUSPECT * error:
             break
         wanted *= 4  # it is in doubt
     counts = float(units[:, 0].mean()), float(units[:, 1:].sum(1).mean())
-    out = _Comparison(samples, counts, losses, float(excess.mean()), differs)
+    out = _Comparison(samples, counts, losses, float(excess.mean()), differs, tolerance)
     if out.recounts or not differs:
         return out
     first, *others = sums.mean(0).tolist() if own_step else losses
-    if own_step and abs(first * len(others) - sum(others)) < 1e-4 * abs(sum(others)):
+    alike = (1e-4 if tolerance == _TOLERANCE else tolerance) * abs(sum(others))
+    if own_step and abs(first * len(others) - sum(others)) < alike:
         raise LossError(
             "step_fn: expected (loss·n, n), the sum of the loss over n units; the first value is the "
             f"same for a batch and for its parts, so it is a mean. To sum it, {STEP_ADVICE}"
         )
-    if not own_step and abs(first - sum(others)) < 1e-4 * abs(sum(others)):
+    if not own_step and abs(first - sum(others)) < alike:
         raise LossError(
             "loss_fn: expected the mean over the batch's units; the loss of a batch is the sum of the "
             'losses of its parts. Use reduction="mean".'
         )
     return out
+
+
+def tolerance_of(model: Any) -> float:
+    """By how much a loss may change, relative, by rounding: of weights in float32, or in shorter numbers."""
+    kinds = {p.dtype for p in getattr(model, "parameters", tuple)() if p.is_floating_point()}
+    return max([_TOLERANCE, *(_ROUNDED * torch.finfo(kind).eps for kind in kinds)])
 
 
 def examine(
@@ -155,7 +164,7 @@ def examine(
             cuts = [(samples[:many], many // 2), (samples[:few], 2), (samples[-few:], 2)]
             made = [_made(data, *cut) for cut in cuts]
             (once, n), (twice, _) = (judge(made[1][1]) for _ in range(2))
-            if abs(twice - once) > _TOLERANCE * abs(once):
+            if abs(twice - once) > tolerance_of(judge.model) * abs(once):
                 changed = in_words("changing_loss", once=once / n, again=twice / n)
                 return Extent(draws=bool(judge.draws), findings=(changed,))
             compared = [compare(judge, *batch, repeats) for batch in made]
@@ -258,15 +267,16 @@ def _below_zero(judge: Evaluator, batch: Any) -> tuple[Diagnostic, ...]:
     if judge.objective.has_classes(batch):  # whose losses are entropies
         return ()
     optimizer = torch.optim.Adam((p for p in judge.model.parameters() if p.requires_grad), lr=_RATE)
+    tolerance = tolerance_of(judge.model)
     for _ in range(_DESCENT):
         total, units = judge.objective(judge.model, batch)
         loss = float(total.detach()) / float(units)
-        if not loss >= -_TOLERANCE:
+        if not loss >= -tolerance:
             break
         optimizer.zero_grad()
         (total / units).backward()
         optimizer.step()
-    falls = -math.inf < loss < -_TOLERANCE
+    falls = -math.inf < loss < -tolerance
     return (in_words("negative_loss", loss=loss),) if falls else ()
 
 
