@@ -104,6 +104,26 @@ def test_a_loss_in_short_numbers_is_summed_in_long_ones(kind: torch.dtype) -> No
     assert (float(total), int(count)) == (90_003, 30_001)
 
 
+def test_rows_of_whole_numbers_without_labels_are_counted_as_in_a_tuple() -> None:
+    objective, rows = Objective(), torch.zeros(3, 7, dtype=torch.int64)
+    for batch in ({"ids": rows}, {"mask": rows.bool(), "ids": rows}, (rows,)):
+        assert (int(objective.count(batch)), objective.unit(batch)) == (21, "tokens")
+    images, flags = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
+    others: list[Any] = [{"x": images}, {"ids": rows, "y": flags}, {"ids": rows, "x": rows.float()}]
+    for batch in (*others, {"ids": rows, "more": rows[:, :2]}, {"mask": rows.bool()}):
+        assert (int(objective.count(batch)), objective.unit(batch)) == (3, "samples")
+    assert Objective(cross_entropy).count({"ids": rows}) == 3
+    assert objective.rows_counted({"mask": rows.bool(), "ids": rows}) == "ids"
+    assert not objective.rows_counted((rows,))
+    assert not objective.rows_counted({"ids": rows, "labels": rows})
+    assert not Objective(count_fn=len).rows_counted({"ids": rows})
+
+
+def test_a_column_of_labels_is_of_samples() -> None:
+    batch = (torch.zeros(5, 3), torch.zeros(5, 1, dtype=torch.int64))
+    assert (int(Objective(cross_entropy).count(batch)), Objective().unit(batch)) == (5, "samples")
+
+
 @pytest.mark.parametrize("name", ["loss_fn", "count_fn", "step_fn"])
 def test_what_cannot_be_called_is_a_type_error(name: str) -> None:
     with pytest.raises(InputTypeError, match=f"{name}: expected a callable"):

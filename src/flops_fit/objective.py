@@ -142,8 +142,8 @@ class Objective:
         if named is not None and self.target:
             return {k: v for k, v in named.items() if k != self.target}, named[self.target]
         if named is not None:
-            key = _label_key(batch)
-            return named, None if key is None else named[key]
+            key = _label_key(batch) or ("" if self.loss_fn is not None else _row_key(named))
+            return named, named[key] if key else None
         parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         return parts[:-1] or parts, parts[-1]
 
@@ -239,8 +239,13 @@ class Objective:
         if isinstance(declared, str):
             return declared
         targets = self.targets(batch)
-        rows = not self.by_sample and _is_whole(targets) and targets.dim() >= 2
+        rows = not self.by_sample and _is_whole(targets) and any(n != 1 for n in targets.shape[1:])
         return "tokens" if rows else "samples"
+
+    def rows_counted(self, batch: Any) -> str:
+        """The name of the rows of whole numbers that are counted as a batch names no labels; else empty."""
+        others = self.count_fn or self.loss_fn or self.by_sample or _label_key(batch)
+        return "" if others else _row_key(by_name(batch) or {})
 
 
 def _own_loss(output: Any) -> Any:
@@ -274,6 +279,15 @@ def _misfit(function: Any, args: Any, kwargs: Any) -> str:
 def _label_key(batch: Any) -> str | None:
     named = by_name(batch) or {}
     return next((k for k in ("labels", "label", "targets") if k in named), None)
+
+
+def _row_key(named: Mapping[str, Any]) -> str:
+    """The first name where all are rows of whole numbers of one shape, as of tokens and masks; else empty."""
+    values = list(named.values())
+    rows = all(hasattr(v, "is_floating_point") and _is_whole(v) and v.dim() == 2 for v in values)
+    if not rows or len({tuple(v.shape) for v in values}) != 1:
+        return ""
+    return next((k for k, v in named.items() if v.dtype != torch.bool), "")
 
 
 def _only(batch: Any, column: int) -> dict[str, Any]:

@@ -312,3 +312,29 @@ def test_a_split_by_groups_says_so() -> None:
     dataset.groups = [i // 10 for i in range(400)]
     plan = plan_sweep(MLP, "width", None, dataset, cross_entropy, [1e6])
     assert any("2 of 40 groups, 20 of 400 samples" in d.message for d in plan.diagnostics)
+
+
+class OwnLoss(nn.Module):
+    """A language model that is given tokens by name and makes its labels of them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(VOCABULARY, width), nn.Linear(width, VOCABULARY)
+
+    def forward(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.head(self.table(ids[:, :-1]))
+        return {"loss": cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())}
+
+
+def test_tokens_without_labels_are_counted_by_name_as_they_are_in_a_tuple() -> None:
+    rows = tokens()
+    named, plain = [{"ids": row} for row in rows], torch.utils.data.TensorDataset(rows)
+    plans = [
+        plan_sweep(OwnLoss, "width", dataset=data, compute_budgets=[3e7], sizes=[8], batch_size=8)
+        for data in (named, plain)
+    ]
+    first, second = (plan.experiments[0] for plan in plans)
+    assert (first.unit, first.units_per_sample, first.tokens) == ("tokens", LENGTH, second.tokens)
+    assert "rows_counted" in codes(plans[0])
+    assert "rows_counted" not in codes(plans[1])
+    assert "units_of_batches" not in codes(plans[0])

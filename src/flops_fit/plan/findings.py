@@ -40,7 +40,8 @@ def settle_labels(
         objective = objective.with_target(model, batch)
     objective = _settle_units(spec, objective, batch, sizes)
     if not objective.may_shift(batch):
-        return objective, ()
+        rows = objective.rows_counted(batch)
+        return objective, (in_words("rows_counted", name=rows),) if rows else ()
     answer = None
     if size is not None:
         with suppress(Exception):  # the constructor refuses; planning says so in its own words
