@@ -311,3 +311,13 @@ def test_a_size_of_several_numbers_is_built_as_it_was_given(tmp_path: Path, size
     assert shapes == [[16, 1], [32, 2]]
     again = plan.planner.task(Run.from_dict(json.loads(json.dumps(runs[0].to_dict()))).experiment)
     assert again.loss == runs[0].loss
+
+
+def test_a_data_set_that_is_judged_on_itself_is_named() -> None:
+    data = Blobs(400)
+    for own in (data, torch.utils.data.DataLoader(data)):
+        found = planned(dataset=data, eval_dataset=own).diagnostics
+        assert [d.severity for d in found if d.code == "same_held_out"] == ["warning"]
+    for other in (None, Blobs(400)):
+        codes = {d.code for d in planned(dataset=data, eval_dataset=other).diagnostics}
+        assert "same_held_out" not in codes

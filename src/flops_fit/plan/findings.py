@@ -161,6 +161,8 @@ def batch_norms(spec: ModelSpec, size: Any) -> list[str]:
 def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> list[Diagnostic]:
     """Randomness in samples that makes a run unrepeatable, or a held-out loss noisy."""
     out = []
+    if own_held_out and data.dataset is held_out.dataset:
+        out.append(in_words("same_held_out"))
     if not data.repeatable():
         out.append(in_words("unseeded_data"))
     if data.order == "unknown":
