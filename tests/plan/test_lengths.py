@@ -20,6 +20,7 @@ from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.plan.lengths import look_at
 from flops_fit.records import Experiment
+from flops_fit.train import Trainer
 from tests.conftest import MLP, Blobs, cross_entropy
 from tests.plan.test_extent import PAIRS, Towers, contrastive
 
@@ -365,3 +366,48 @@ def test_texts_by_6nd_cost_six_flops_a_parameter_and_token() -> None:
     counter = FlopsCounter(model, objective, "6nd", "tokens", None, 1.0, lengths=found)
     for row in (found.row(8, (4.0,)), found.row(8, (40.0,))):
         assert counter.of_run(8, 20.0, np.array(row)) == 6 * (2 * WORDS * 8)
+
+
+def mostly_short(seed: int = 5) -> list[Tensor]:
+    """Texts of ten tokens, and one in a hundred of 200."""
+    generator = torch.Generator().manual_seed(seed)
+    long = torch.rand(2000, generator=generator) < 0.01
+    return [ROWS[0].repeat(34)[: 200 if one else 10] for one in long]
+
+
+def shifted_texts(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    return padded([r[:-1] for r in rows]), padded([r[1:] for r in rows], -100)
+
+
+def tabled(width: int) -> nn.Module:
+    return nn.Sequential(nn.Embedding(WORDS, width), nn.Linear(width, WORDS, bias=False))
+
+
+def short_plan() -> SweepPlan:
+    data = torch.utils.data.DataLoader(mostly_short(), collate_fn=shifted_texts)
+    assert all(len(r) == 10 for r in split_data(data)[0].spread(32))
+    return plan(tabled, dataset=data, loss_fn=tokens, compute_budgets=[1e8])
+
+
+def test_long_samples_that_are_not_among_the_first_are_found_where_a_collation_pads() -> None:
+    made = short_plan()
+    (run,), task = made.experiments, made.task
+    assert isinstance(task, Trainer)
+    read = list(task.data.batches(run.batch_size, run.steps, run.seed))
+    assert run.tokens == sum(int((y != -100).sum()) for _, y in read)
+    assert run.flops == pytest.approx(sum(x.numel() for x, _ in read) * 6 * 8 * WORDS)
+    assert "lengths" in {d.code for d in made.diagnostics}
+
+
+def test_units_that_planning_did_not_see_are_noted_in_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flops_fit.plan.lengths._SECONDS", 0.0)
+    made = short_plan()
+    (experiment,) = made.experiments
+    assert experiment.units_per_sample == 9
+    run: Any = made.task(experiment)
+    assert run.tokens > 1.1 * experiment.tokens
+    assert any(f"{experiment.tokens:,} planned" in note for note in run.notes)
+    alike = plan(MLP, dataset=Blobs(500), loss_fn=cross_entropy)
+    assert alike.task(alike.experiments[0]).notes == ()

@@ -88,7 +88,7 @@ def test_where_one_rank_is_out_of_memory_both_halve(both: tuple[Any, Any, Path])
     """The batch stays as planned, so what is learnt does."""
     short, plain = both[0]["short"], both[0]["plain"]
     assert short["microbatch"] == 3
-    assert len(short["notes"]) == 1
+    assert sum("out of memory" in note for note in short["notes"]) == 1
     assert short["loss"] == pytest.approx(plain["loss"], rel=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import numpy as np
 
 from flops_fit import rng
 from flops_fit.batches import batch_length, map_tensors, tensors_of
+from flops_fit.data import reading
 from flops_fit.data.spec import DataSpec
 from flops_fit.flops.functions import Floats
 from flops_fit.objective import Objective
@@ -20,6 +22,8 @@ from flops_fit.records import Diagnostic
 
 _FIRST = 32  # samples that are looked at to see whether they differ
 _LOOKED_AT = 512  # where they do
+_MOST_LOOKED_AT = 8_192  # where a collation may pad the first that differs
+_SECONDS = 1.0  # for which one is looked for
 MOST_READ = 16_384  # samples of a run that are read for its units and lengths
 _MOST_UNPADDED = 4_096  # of these, of which each is measured by itself
 _GROUP = 4  # samples of a batch that FLOPs are counted on
@@ -140,9 +144,12 @@ def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Leng
     try:
         seen = _each(data, objective, samples)
         part = objective.count(_collated(data, samples[:_GROUP]))
+        looked_at = _LOOKED_AT
         if all(s == seen[0] for s in seen) and int(part) == seen[0][1] * len(samples[:_GROUP]):
-            return None
-        samples = data.spread(_LOOKED_AT)
+            looked_at = _rarely_other(data, objective, seen[0])
+            if not looked_at:
+                return None
+        samples = data.spread(max(looked_at, _LOOKED_AT))
         seen = _each(data, objective, samples)
     except Exception:  # a collation may refuse a single sample; training reports what it raises
         return None
@@ -175,6 +182,19 @@ def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Leng
             out.group = out.group or group
             examples.append((batch, many, out.measure(batch, many), out.own(group)))
     return out
+
+
+def _rarely_other(data: DataSpec, objective: Objective, first: Any) -> int:
+    """Among how many samples one differs from the first; 0 for none, or where none could be collated."""
+    count, started = _FIRST, time.perf_counter()
+    most = (
+        0 if data.collate is reading.collate else min(data.size or _MOST_LOOKED_AT, _MOST_LOOKED_AT)
+    )
+    while count < most and 4 * (time.perf_counter() - started) < _SECONDS:
+        before, count = count, 4 * count  # a stream is read from its beginning each time
+        if any(each != first for each in _each(data, objective, data.spread(count)[before:])):
+            return count
+    return 0
 
 
 def uniform(data: DataSpec | None, objective: Objective, batch: Any, each: float) -> Lengths:

@@ -50,6 +50,7 @@ _REPORT_SECONDS = 0.5  # between readings of the loss
 _NOISE_PARTS = 16  # batches that the gradient noise scale is measured from
 _ERRORS = 3.0  # standard errors by which a held-out loss has to lie above its start, and
 _MARGIN = 0.02  # the share of the start: noise of steps keeps a run that can learn nothing above it
+_UNPLANNED = 0.01  # of a run's units, by which it may miss its plan without a note
 _MAX_TRIED_PARAMS = 5e7  # the largest model that is built only to try an optimizer
 
 
@@ -277,6 +278,14 @@ class Trainer:
                 "Give more data, or smaller budgets."
             )
         run = state.record(run, step)
+        if abs(run.tokens - experiment.tokens) > _UNPLANNED * experiment.tokens:
+            counted = (
+                f"{run.tokens:,} {experiment.unit} were counted, and {experiment.tokens:,} planned"
+            )
+            note = (
+                f"{counted}, whose FLOPs are those on record: samples differ more than planning saw"
+            )
+            run = replace(run, notes=(*run.notes, note))
         if (length := self.data.pass_length) and experiment.epochs is None:
             experiment = replace(experiment, epochs=batch_size * steps / length)
             epochs = f"{experiment.epochs:.3g} epochs"
@@ -308,6 +317,7 @@ class Trainer:
             partial(self.precision.autocast, self.device),
             ranks,
             divisible=self.divisible,
+            cut=self.data.cut,
         )
 
     def _evaluate(self, model: Any, step: Stepper) -> tuple[float, float]:
@@ -317,7 +327,6 @@ class Trainer:
         with self.precision.autocast(where):
             ranks = ALONE if step.sharded else step.ranks  # which make each pass together
             return evaluate(model, self.held_out, self.objective, where, size, ranks, exactly)
-            cut=self.data.cut,
 
     def _rise(self, experiment: Experiment, step: Stepper, loss: float, error: float) -> str:
         """How far a held-out loss lies above that of the untrained model; empty if within errors."""
