@@ -361,8 +361,7 @@ def next_experiments(
     if candidates is None:
         known = evidence.runs.flops
         largest = MOST_EXTRAPOLATION * float(np.max(known))
-        one = most if np.isfinite(most) else budget_flops / 3
-        top = min(one, largest, budget_flops)
+        top = min(most if np.isfinite(most) else budget_flops / 3, largest, budget_flops)
         least = float(np.min(known)) / MOST_EXTRAPOLATION
         if top < least:
             raise InputError(

@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flops_fit.errors import TableError
-from flops_fit.flops.functions import Indices
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import WORDS, Floats, is_missing
 from flops_fit.table.columns import (
@@ -138,7 +138,7 @@ def _filled_down(
     return notes
 
 
-def _sizes_change(raw: Raw, block: Indices) -> bool:
+def _sizes_change(raw: Raw, block: NDArray[np.intp]) -> bool:
     """Whether a column of widths or depths changes within a block of rows."""
     sizes = [
         c for h, c in raw.cells.items() if WORDS["sizes"] & set(re.split(r"[\W_]+", h.lower()))
