@@ -118,7 +118,7 @@ class Raw:
             if words & WORDS["parallel"] and words <= WORDS["parallel"] | WORDS["how_many"]:
                 texts = [_NAMED_DEVICES.sub(r"\1\2", str(cell)) for cell in cells]
                 with suppress(TableError, ValueError):
-                    if np.nanmax(numbers(texts, h)) > 1:
+                    if np.any(numbers(texts, h) > 1):
                         out.append(h)
         return out
 
