@@ -409,5 +409,5 @@ def test_units_that_planning_did_not_see_are_noted_in_the_run(
     run: Any = made.task(experiment)
     assert run.tokens > 1.1 * experiment.tokens
     assert any(f"{experiment.tokens:,} planned" in note for note in run.notes)
-    alike = plan(MLP, dataset=Blobs(500), loss_fn=cross_entropy)
+    alike = plan(MLP, dataset=Blobs(500), loss_fn=cross_entropy, compute_budgets=[1e6])
     assert alike.task(alike.experiments[0]).notes == ()

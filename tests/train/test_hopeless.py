@@ -112,6 +112,7 @@ def test_they_are_counted_as_left_out_and_the_fit_is_that_of_the_others(folder, 
     assert [c[1] for c in table.censored] == [r.experiment.tokens for r in lost]
 
 
+@pytest.mark.slow
 def test_several_at_once_make_the_same_decisions(stopped, tmp_path):
     pool = PoolExecutor(workers=2, threads=1)
     runs = flops_fit.run_sweep(plan(), executor=pool, output_dir=tmp_path, progress=False)
