@@ -128,7 +128,7 @@ bench-beyond: install ## Questions beyond N and D, on public tables in a folder:
 bench-calibration: install ## Measure the intervals on public sweeps with the top budgets held out (about 5 minutes)
 	$(BIN)/python -m benchmarks.calibration
 
-bench-coverage: install ## Measure how often the 90 % intervals hold where the law is right (a quarter of an hour)
+bench-coverage: install ## Measure how often the 90 % intervals hold where the law is right (ten minutes)
 	$(BIN)/python -m benchmarks.coverage
 
 bench-execute: install ## Two at a time against one, the same digits everywhere, overhead of a run (about 16 minutes)

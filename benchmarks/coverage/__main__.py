@@ -5,7 +5,7 @@ scale, window) and counts how often the 90 % intervals of N*, D*, loss and D/N h
 at 1, 10 and 100 times the largest compute. Pooled over the cases that is to be 88 to 98 per cent of each
 quantity; the exit status is 1 where it is not.
 
-    python -m benchmarks.coverage --sims 500      # of each case; 200 take about a quarter of an hour
+    python -m benchmarks.coverage --sims 500      # of each case; 100, the default, take about ten minutes
     python -m benchmarks.coverage --sims 100 --case kappa0.5/asymmetric/t3/tapered
 """
 
@@ -178,7 +178,7 @@ def _triples(row: dict[str, float]) -> Iterator[str]:
 def main() -> int:
     """Run it; 1 where the cases pooled miss the goal."""
     options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--sims", type=int, default=200, help="sweeps of each case")
+    options.add_argument("--sims", type=int, default=100, help="sweeps of each case")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--case", default="", help="only cases whose name contains this")
     options.add_argument("--law", default="auto")
