@@ -306,3 +306,20 @@ def test_what_was_told_apart_before_keeps_its_print() -> None:
     values = {"width": 8, "act": "gelu", "rest": (1.5, None, [b"x", Config(3)])}
     assert fingerprint_any(values) == "70777c7a8e15886c"
     assert fingerprint_any({"x": np.arange(3.0), "t": torch.zeros(2)}) == "b048742ec6b8af67"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def act(x):\n    return {} * x\nclass f:\n    def g(self, x):\n        return act(x)",
+        "class Base:\n    def act(self, x):\n        return {} * x\nclass f(Base):\n    pass",
+    ],
+)
+def test_a_class_counts_with_the_functions_and_bases_of_its_module(
+    code, tmp_path, monkeypatch
+) -> None:
+    prints = [
+        fingerprint_code(module("program", code.format(k), tmp_path / f"{i}", monkeypatch).f)
+        for i, k in enumerate((1, 2, 2))
+    ]
+    assert prints[0] != prints[1] == prints[2]

@@ -182,12 +182,9 @@ def _used_by_class(kind: type, seen: _Seen, depth: int) -> list[str]:
     with suppress(OSError, TypeError, SyntaxError):  # defaults and attributes, where it can be read
         names |= _loaded(compile(textwrap.dedent(inspect.getsource(kind)), "", "exec"))
     values = {name: known.get(name) for name in sorted(names) if not name.startswith("__")}
-    return [
-        part
-        for name, value in values.items()
-        if not isinstance(value, FunctionType)
-        for part in _used(name, value, module, seen, depth)
-    ]
+    own = [base for base in kind.__bases__ if base.__module__ == module]
+    parts = [part for base in own for part in _describe(base, seen, depth - 1)]
+    return parts + [p for n, v in values.items() for p in _used(n, v, module, seen, depth)]
 
 
 def _closed_over(function: FunctionType) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def order_of(dataset: Any) -> Order:
     """
     with suppress(
         Exception
-    ):  # the user's code may raise anything, and does so again where it is told
+    ):  # the user's code may raise anything; where it is told, it does so again
         first, other = _head(dataset, 0, 0), _head(dataset, 1, 0)
         if not _same(first, other):
             return "by seed" if _met_again(dataset, first) else "unknown"

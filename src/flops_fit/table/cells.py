@@ -106,8 +106,8 @@ def numbers(
             return np.array(list(map(float, values)), dtype=np.float64) * factor
     texts = [v.strip() for v in values if isinstance(v, str)]
     sure = [_OTHER[m] for m, form in _GROUPED.items() if any(map(form.fullmatch, texts))]
-    sure += ["," for _ in range(1) if any(map(_DECIMAL[","].fullmatch, texts))]
-    decimal = sure[0] if sure else decimal
+    if sure or any(map(_DECIMAL[","].fullmatch, texts)):
+        decimal = sure[0] if sure else ","
     parsed = (_number(v, decimal, column, i, factor, counts) for i, v in enumerate(values, start=1))
     return np.fromiter(parsed, dtype=np.float64, count=len(values))
 

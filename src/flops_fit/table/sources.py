@@ -29,10 +29,7 @@ from flops_fit.trackers.tracker import TrackedRun, TrackedRuns, flat
 
 MOST_ROWS = 1_000_000
 # What Python prints of numbers and cannot read: a nan, and NumPy's.
-_LITERAL, _NUMPY = (
-    re.compile(r"([\[(:,\s])-?(?:nan|inf)([\])},\s])"),
-    re.compile(r"np\.\w+\(([^()]*)\)"),
-)
+_NAN, _NUMPY = r"([\[(:,\s])-?(?:nan|inf)([\])},\s])", r"np\.\w+\(([^()]*)\)"
 _SMALL = 10_000  # rows of a table whose columns are all kept
 
 
@@ -60,10 +57,10 @@ def _is_folded(cells: Cells) -> bool:
 def _mapping(cell: Any) -> Any:
     """What the text of a dict says, as JSON or Python; other cells as they are."""
     if isinstance(cell, str) and cell.lstrip().startswith("{"):
-        for read in (json.loads, ast.literal_eval):
-            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-                python = _LITERAL.sub(r"\1None\2", _NUMPY.sub(r"\1", cell))
-                return read(cell if read is json.loads else python)
+        with suppress(ValueError, RecursionError):
+            return json.loads(cell)
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return ast.literal_eval(re.sub(_NAN, r"\1None\2", re.sub(_NUMPY, r"\1", cell)))
     return cell
 
 
