@@ -225,6 +225,7 @@ def test_one_line_a_column_says_what_was_recognised() -> None:
         (["$3 \\times 10^{20}$", "1,5B"], [3e20, 1.5e9]),
         (["3.21 ± 0.01", "3.05(2)", "2.9 nats"], [3.21, 3.05, 2.9]),
         (["3.2 [3.1, 3.3]", "2.9 nats/token"], [3.2, 2.9]),
+        (["2^-10", "6.0·10⁻⁴", "3e−4"], [2**-10, 6e-4, 3e-4]),
         (['="3.0"', "'2.9", "∞", "1.#QNAN", "n.a."], [3.0, 2.9, np.nan, np.nan, np.nan]),
     ],
 )
@@ -440,6 +441,32 @@ def test_all_missing_columns_are_named_with_their_likeliest_headings() -> None:
     assert len(RunTable.read(rows, proposed)) == 1
 
 
+def test_a_heading_that_stands_twice_is_asked_for_unless_both_hold_the_same(tmp_path) -> None:
+    """In a file, and as pandas and polars name the second."""
+    path = tmp_path / "twice.csv"
+    path.write_text("N,D,loss,loss\n1e8,2e9,3.0,2.5\n")
+    with pytest.raises(TableError, match=r"'loss', 'loss.1'\] could each be loss"):
+        RunTable.read(path)
+    with pytest.raises(TableError, match="could each be tokens"):
+        RunTable.read([{"N": 1e8, "tokens": 2e9, "tokens_duplicated_0": 4e9, "loss": 3.0}])
+    path.write_text("N,D,loss,loss\n1e8,2e9,3.0,3.0\n")
+    assert RunTable.read(path).loss.tolist() == [3.0]
+
+
+def test_frames_of_two_levels_of_headings_or_of_names_in_the_index(tmp_path) -> None:
+    """A level that a sheet left empty, runs in the index, and quantities in it."""
+    levels = {("N", "Unnamed: 0_level_1"): [1e8], ("D", "Unnamed: 1_level_1"): [2e9]}
+    frame = pd.DataFrame({**levels, ("Loss", "train"): [2.5], ("Loss", "val"): [3.0]})
+    read = RunTable.read(frame)
+    assert (read.params[0], read.tokens[0], read.loss[0]) == (1e8, 2e9, 3.0)
+    named = pd.DataFrame({"N": [1e8], "D": [2e9], "loss": [3.0]}, index=["gpt"])
+    assert RunTable.read(named).labels == ("gpt",)
+    named.to_csv(tmp_path / "named.csv")
+    assert RunTable.read(tmp_path / "named.csv").labels == ("gpt",)
+    with pytest.raises(TableError, match="transpose"):
+        RunTable.read(named.T)
+
+
 def test_columns_that_hold_the_same_are_one() -> None:
     """Rounded labels beside exact numbers; columns that differ are asked for."""
     rows = {
@@ -526,6 +553,8 @@ def test_words_that_change_nothing_and_remarks_are_read_over(name: str, heading:
             "tokens_per_step",
             "log_flops",
             "params ratio",
+            "Compute (USD)",
+            "compute (node-hrs)",
         ),
     ],
 )
@@ -601,12 +630,26 @@ def test_logarithms_and_perplexities_are_refused_in_words() -> None:
         *[("params/1e6", "tokens/1e9"), ("Mparams", "Gtokens"), ("N x10^6", "D (x1e9)")],
         *[("Params [1e6]", "Tokens, billions"), ("M params", "B tokens")],
         *[("Millions of parameters", "Mrd. Tokens"), ("nparams_millions", "GToks")],
+        *[("Params (M, non-emb)", "Tokens (B, seen)"), ("N ($10^6$)", "D (x 10^9)")],
+        *[
+            ("Params (unit: M)", "Tokens [total, B]"),
+            ("Params (millions of)", "Tokens (billions of)"),
+        ],
+        *[("参数量（百万）", "训练词元(十亿)"), ("Num. params (M)", "Train. tokens (B)")],
+        *[("Parámetros (millones)", "Tokens (miles de millones)")],
     ],
 )
 def test_units_stand_anywhere_in_a_heading(params: str, tokens: str) -> None:
-    """Behind a slash, a cross, a bracket or a comma, or before the word."""
+    """Behind a slash, a cross, a bracket or a comma, beside a remark, or before the word."""
     table = RunTable.read([{params: 125.0, tokens: 2.5, "loss": 3.0}])
     assert (table.params[0], table.tokens[0]) == (1.25e8, 2.5e9)
+
+
+@pytest.mark.parametrize("heading", ["Params (mil)", "Params (10^6s)", "Params (x1M)"])
+def test_a_remark_that_may_be_a_unit_is_asked_for(heading: str) -> None:
+    """It is no word that changes nothing."""
+    with pytest.raises(TableError, match=re.escape(f"{{'params': '{heading}'}}")):
+        RunTable.read([{heading: 125.0, "tokens": 2.5e9, "loss": 3.0}])
 
 
 def test_tokens_a_parameter_make_the_tokens() -> None:
@@ -641,6 +684,14 @@ SHEETS = {
     "marks of footnotes": "N¹,D†,loss\n1e8,2e9,3.0*\n",
     "powers of two in units": "N,D (x1e9),loss\n1e8,2,3.0\n",
     "a line of factors": "N,D,loss\nx1e6,x1e9,-\n100,2,3.0\n",
+    "a line of powers": "N,D,loss\n10^6,10^9,nats\n100,2,3.0\n",
+    "a line of powers in LaTeX": "N,D,loss\n$10^6$,(in B),\n100,2,3.0\n",
+    "words of runs that failed": (
+        "N,D,loss\n1e8,2e9,3.0\n1e8,3e9,diverged at 3k\n1e8,4e9,OOM (80GB)\n1e8,5e9,did not finish\n"
+    ),
+    "columns of other things of one name": "N,D,loss,lr,lr,Notes,Notes\n1e8,2e9,3.0,1e-3,1e-4,a,b\n",
+    "tokens a parameter as a multiple": "N,tokens/param,loss\n1e8,20x,3.0\n",
+    "a count of zeros": "N,num_input_tokens_seen,total_flos,eval_loss\n1e8,0,1.2e18,3.0\n",
     "German": "Parameter (Mio.);Tokens (Mrd.);Validierungsverlust\n100,0;2,0;3,0\n",
     "French": "Paramètres;Jetons;Perte de validation\n100 000 000;2 000 000 000;3,0\n",
     "Chinese": "参数量,训练词元,验证损失\n1e8,2e9,3.0\n",
@@ -713,6 +764,10 @@ WRONG = {
         "give each loss a row of its own",
     ),
     "losses at each length": ("N,loss_1B,loss_2B,loss_4B\n1e8,3,3,3\n", "give each loss a row"),
+    "runs in columns, no heading": (
+        ",a,b\nparams,1e8,2e8\ntokens,2e9,2e9\nloss,3,2\n",
+        "transpose",
+    ),
     "runs in columns": ("run,a,b\nparams,1e8,2e8\ntokens,2e9,2e9\nloss,3,2\n", "transpose"),
     "part of a batch": (
         "N,steps,batch_size,grad_accum,seq_len,loss\n1e8,2000,10,8,1000,3\n",
@@ -846,7 +901,8 @@ def test_the_whole_batch_and_the_length_that_was_trained_make_the_tokens(beside)
 
 PARTS = (
     "gas grad_acc accum_steps accum_iter grad_accum_every gradient_accumulation_iters nproc_per_node n_gpus "
-    "num_nodes gpus_per_node dp_degree ddp_world_size tpu_cores num_chips gpu_type"
+    "num_nodes gpus_per_node dp_degree ddp_world_size tpu_cores num_chips gpu_type ngpu trainer.devices "
+    "trainer/accumulate_grad_batches parallelism.data_parallel_shard_degree slurm_ntasks"
 )
 
 
@@ -859,6 +915,33 @@ def test_a_batch_beside_devices_or_accumulation_is_asked_for(heading: str) -> No
         RunTable.read(given)
     read = RunTable.read({**given, "tokens": [1e9, 2e9, 3e9, 4e9]})
     assert read.batch_units == pytest.approx([2**19] * 4)
+
+
+@pytest.mark.parametrize(
+    ("heading", "batch"), [("global_batch_size", 2**19), ("total_batch_size", 512)]
+)
+def test_the_length_tells_what_a_batch_counts(heading: str, batch: int) -> None:
+    """Half a million sequences are tokens, and less than one sequence are sequences."""
+    read = RunTable.read(columns(seq_len=1024, **{heading: batch}))
+    assert read.tokens == pytest.approx([1e9, 2e9, 3e9, 4e9])
+    assert read.batch_units == pytest.approx([2**19] * 4)
+    assert any("by its values beside the length" in note for note in read.notes)
+
+
+def test_tokens_from_steps_are_compared_with_the_compute() -> None:
+    """The batch of one of eight devices makes an eighth."""
+    given = columns(train_batch_size=64, seq_len=1024)
+    read = RunTable.read(given)
+    assert "'train_batch_size' is taken for the whole batch, of all devices." in read.notes
+    spent = {
+        "total_flos": [
+            7 * n * d for n, d in zip(given["params"], [1e9, 2e9, 3e9, 4e9], strict=True)
+        ]
+    }
+    (found,) = RunTable.read({**given, **spent}).findings
+    assert (found.code, found.severity) == ("tokens_differ", "warning")
+    assert "D is 0.107 times" in found.message
+    assert RunTable.read({**columns(**WHOLE), **spent}).findings == ()
 
 
 def test_lengths_that_differ_are_asked_for() -> None:
@@ -921,6 +1004,13 @@ def test_of_two_learning_rates_the_peak_is_taken() -> None:
     assert RunTable.read(crossed).lr is None
 
 
+def test_a_rate_that_a_tracker_calls_a_setting_is_the_peak() -> None:
+    """One at the end of any other path was logged along the run."""
+    row = {"n_params": 1e8, "tokens": 2e9, "val/loss": 3.0}
+    assert RunTable.read([{**row, "config.optim.lr": 6e-4}]).lr == [6e-4]
+    assert RunTable.read([{**row, "optim/lr": 6e-5}]).lr is None
+
+
 def test_epochs_that_were_reached_go_before_those_planned() -> None:
     """``num_train_epochs`` is a limit of its own."""
     row = {"n_params": 1e8, "tokens_seen": 2e9, "val_loss": 3.0}
@@ -931,7 +1021,8 @@ def test_epochs_that_were_reached_go_before_those_planned() -> None:
 @pytest.mark.parametrize(
     ("heading", "factor"),
     [("FLOPs (total)", 1.0), ("C (6ND+attn)", 1.0), ("FLOPs (E18)", 1e18), ("zettaFLOPs", 1e21),
-     ("PFLOP/s-days", 8.64e19), ("Training FLOPs [fwd + bwd]", 1.0)],
+     ("PFLOP/s-days", 8.64e19), ("Training FLOPs [fwd + bwd]", 1.0),
+     ("Compute (EFLOPs, fwd+bwd)", 1e18)],
 )  # fmt: skip
 def test_flops_may_have_a_remark_or_a_unit_behind_them(heading: str, factor: float) -> None:
     """As N, D and the loss may."""

@@ -265,3 +265,13 @@ def test_sizes_are_not_filled_down_over_other_widths() -> None:
         )
     ]
     assert RunTable.read(rows).params.tolist() == [1e8, 2e8]
+
+
+@pytest.mark.parametrize(("heading", "severity"), [("trial_id", "warning"), ("model", "note")])
+def test_the_name_of_a_run_in_several_rows_is_a_log_and_that_of_a_model_may_not_be(
+    heading: str, severity: str
+) -> None:
+    """A model of one size is trained on several D."""
+    rows = {"params": np.repeat(N[:6], 3), "tokens": np.tile([1e9, 3e9, 1e10], 6)}
+    rows["loss"] = LAW.loss(rows["params"], rows["tokens"])
+    assert codes({**rows, heading: np.repeat(list("abcdef"), 3)}) == {"names_repeat": severity}

@@ -48,10 +48,10 @@ _COMMA_SUFFIXED = re.compile(
     r"(0|\d+(?=,(?:\d{1,2}|\d{4,})\s*[a-z×·*])),(\d+)(?=\s*[a-z×·*])", re.I
 )
 _BEFORE_POINT = re.compile(r"(?<=\d),(?=\d{3}(?:,\d{3})*\.\d)")
+_FRACTION = re.compile(r"([\d.]+)\s*(?:nats|bits|bpb|x|×|tok(?:en)?s?)(?:(?:/| per )\w+)?", re.I)
 _LOOKED_AT = 50  # cells of a column, for its marks
-_NO_VALUE = WORDS["without_result"] | WORDS["summaries"]
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
-_COUNTED = re.compile(r"_?(?:tokens?|toks?|params?|parameters|samples?|images?|sequences?)$")
+_COUNTED = re.compile(r"_?(?:tokens?|toks?|params?|parameters|samples?|images?|sequences?|of)$")
 
 
 def is_missing(value: Any) -> bool:
@@ -77,7 +77,7 @@ def unit_factor(text: str) -> float | None:
         return _MULTIPLIERS.get(bare, 1.0)
     if match := re.fullmatch(r"(.+)_flops?", words):
         return unit_factor(match[1])
-    bare = re.sub(r"^e(?=\d)", "1e", bare.lstrip("x×·*"))
+    bare = re.sub(r"^e(?=\d)", "1e", bare.strip("$").lstrip("x×·*_"))
     power = _POWER.fullmatch(_raised(bare))
     with suppress(ValueError):
         factor = float(f"1e{power[2]}" if power else bare)
@@ -136,10 +136,14 @@ def read_number(text: str) -> float | None:
 
 
 def _number(value: Any, decimal: str, column: str, row: int, factor: float, counts: bool) -> float:
-    if is_missing(value) or (isinstance(value, str) and value.strip().lower() in _NO_VALUE):
+    if is_missing(value):
         return math.nan
     hint, text = "", value
     if isinstance(value, str):
+        first = re.split(r"[\s(.:@]", words := value.strip().lower())[0]
+        if words in WORDS["summaries"] or first in WORDS["without_result"]:
+            return math.nan
+        value = value.replace("−", "-")
         text = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", value.strip(" *$†‡§'\"=").lstrip("~≈"))
         text = _REMARK.sub("", text.replace("\\times", "×").replace("\\cdot", "·"))
         if decimal and (thousands := _THOUSANDS[_OTHER[decimal]].match(text)):
@@ -148,8 +152,8 @@ def _number(value: Any, decimal: str, column: str, row: int, factor: float, coun
         text = _COMMA_SUFFIXED.sub(r"\1.\2", _BEFORE_POINT.sub("", text))
         if "," in text:
             hint = " Write decimals with a point, and no commas between thousands."
-        if two := re.fullmatch(r"2\s*(?:\^|\*\*)\s*(\d{1,2})", _raised(text)):
-            text = str(1 << int(two[1]))
+        if two := re.fullmatch(r"2\s*(?:\^|\*\*)\s*(-?\d{1,2})", _raised(text)):
+            text = str(2 ** int(two[1]))
         elif power := _POWER.fullmatch(_raised(text)):
             text = f"{power[1] or 1}e{power[2]}"
         elif counts and (match := _SUFFIXED.fullmatch(text)):
@@ -159,7 +163,7 @@ def _number(value: Any, decimal: str, column: str, row: int, factor: float, coun
             hint = " Write it out, such as 70e9."
         elif match := re.fullmatch(r"([+-]?[\d.]+)\s*%", text):
             text, factor = match[1], factor / 100
-        elif match := re.fullmatch(r"([\d.]+)\s*(?:nats|bits|bpb)(?:(?:/| per )\w+)?", text, re.I):
+        elif match := _FRACTION.fullmatch(text):
             text = match[1]
     with suppress(TypeError, ValueError):
         if not isinstance(value, bool | np.bool_):

@@ -90,8 +90,12 @@ class Raw:
         return found.pop() if len(found) == 1 else "," * (self.free_comma and not found)
 
     def filled(self) -> list[str]:
-        """The headings under which there is any value."""
-        return [heading for heading, cells in self.cells.items() if not all(map(is_missing, cells))]
+        """The headings under which there is any value that is not 0."""
+
+        def tells(cell: Any) -> bool:  # trainers write 0 of what they do not count
+            return not is_missing(cell) and str(cell) not in ("0", "0.0")
+
+        return [heading for heading, cells in self.cells.items() if any(map(tells, cells))]
 
     def counts(self, heading: str) -> bool:
         """Whether any cell holds a digit: a column of words is no quantity."""
@@ -114,7 +118,8 @@ class Raw:
         """The columns that say on how many devices, or in how many parts, a batch is computed."""
         out = []
         for h, cells in self.cells.items():
-            words = set(re.split(r"[\W_]+", normalised(h)))
+            last = re.split("[./:]", normalised(h).replace("data_parallel", "dp"))[-1]
+            words = set(re.split(r"[\W_]+", last)) - {""}
             if words & WORDS["parallel"] and words <= WORDS["parallel"] | WORDS["how_many"]:
                 texts = [_NAMED_DEVICES.sub(r"\1\2", str(cell)) for cell in cells]
                 with suppress(TableError, ValueError):

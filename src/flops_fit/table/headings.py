@@ -10,6 +10,9 @@ _COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
 # Whose heading may end in a remark in brackets, of FLOPs one that is no unit.
 _REMARKED = ("params", "tokens", "loss", "flops", "budget")
 _NO_UNIT = re.compile(r"[(\[].*(?:[a-z]{3}|nd).*[)\]]")
+_MAY_BE_UNIT = re.compile(r"[(\[](?:[^a-wyz]*\d|_*[bm]ill?_*[)\]])|[(\[].*[^\x00-\x7f]")
+# What pandas and polars put behind a heading that stands twice, or has no second level.
+_ADDED = re.compile(r"(?<=[a-z)\]])(?:\.[1-9]\d?|_duplicated_\d+|/unnamed: \d+_level_\d+)$", re.I)
 _LONG_PREFIXES = [w for words in HEADINGS["prefixes"].values() for w in words.split() if len(w) > 1]
 # Whose headings and cells carry no units; top_k is no top in thousands.
 FRACTIONAL = (
@@ -23,9 +26,9 @@ def split_unit(heading: str) -> tuple[str, float]:
     """A heading without its unit, and the unit: ``Params (M)`` is params, 1e6."""
     text = normalised(heading)
     if match := re.fullmatch(r"(.+?)_*(?:[(\[,]|_in_)_*(?:in_)?([^()\[\]]+?)_*[)\]]?", text):
-        factor = unit_factor(match[2])
-        if factor is not None:
-            return match[1].rstrip("_,"), factor
+        units = {u for part in re.split("[,;:]", match[2]) if (u := unit_factor(part))}
+        if units and len(units - {1.0}) < 2:
+            return match[1].rstrip("_,"), max(units)
     if match := re.fullmatch(
         r"(.*?[_/.]|)([a-z]*?f(?:lop|lo)?s?(?:[_/]s)?_days?|[a-z]+flops?)", text
     ):
@@ -51,7 +54,7 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     purpose = 0
     if name == "loss" and not held_out:
         purpose = 2 if words & WORDS["training"] or plain_name(heading) in TRAIN_LOSS else 1
-    if heading.lower() == name:
+    if _ADDED.sub("", heading.lower()) == name:
         return purpose, 0, 0
     if name != "loss" and held_out:
         return None  # the tokens of an evaluation are not those of the training
@@ -68,7 +71,9 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     if letter and (symbol := re.fullmatch(apart, bare)):
         bases.append((symbol[1] or symbol[2], 2))
     remark = re.fullmatch(r"(.+?)_*[(\[][^()]*[)\]]", bare) if name in _REMARKED else None
-    if name in ("flops", "budget") and not _NO_UNIT.search(bare):
+    if (name in ("flops", "budget") and not _NO_UNIT.search(bare)) or (
+        name in ("params", "tokens") and _MAY_BE_UNIT.search(bare)
+    ):
         remark = None
     if remark and not (name == "loss" and words & WORDS["not_loss"]):
         bases.append((remark[1], 2))
@@ -102,7 +107,8 @@ def _core(plain: str) -> str:
 
 def normalised(heading: str) -> str:
     """A heading in lower case, "_" for blanks and hyphens, without marks around it."""
-    text = re.sub(r"<br\s*/?>|\s*\(?±.*$", " ", heading)
+    text = _ADDED.sub("", heading.translate({0xFF08: "(", 0xFF09: ")"}))
+    text = re.sub(r"<br\s*/?>|\s*\(?±.*$|(?<=\w)\.(?=\s)", " ", text)
     text = re.sub(r"[\u200b-\u200f\ufeff]", "", text).strip().removesuffix(",none")
     text = re.sub(r"[\U0001d400-\U0001d7ff]", lambda m: unicodedata.normalize("NFKC", m[0]), text)
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text.lstrip("#№").strip(" *`$\"'†‡§¹²³↓↑"))

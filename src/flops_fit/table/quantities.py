@@ -1,7 +1,7 @@
 """The numeric columns of a table under our names, N, D and C complete, and what others tell."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,7 +28,6 @@ _PLANNED_OFF = 10.0  # a budget this far off 6·N·D is no compute in FLOPs
 _ONE_BUDGET = 2.0  # most of the compute of a budget's runs to the least
 _LEAST_PER_TOKEN = 0.5  # FLOPs by 6·N: those of a forward pass alone are a third
 _SEVERAL = 1.05  # epochs
-_ROUNDED = 2e-3  # of a mean loss
 _SHOWN = 40  # headings in a message
 _SAME_BLOCK = 3.0  # between C/(N·D) of runs that share a cell
 _ALIKE, _NEARLY_ALL = 0.01, 0.8  # of the units of a sample, and share of the rows that have them
@@ -37,8 +36,11 @@ _LENGTHS = (
     *("samples seq_len", "step batch_tokens", "step batch_size seq_len", "params ratio"),
     "unique_tokens epochs",
 )
+_SETTING = re.compile(r"\W*(?:config|cfg|args|hparams|params|user_attrs)[._/]", re.I)
 _SPEAKS_OF = {"tokens": "tok|sampl|imag", "flops": "flop|comput"}
 _OFF = 1.05  # of D to steps × batch, from which on it is told
+_COST_OFF = 2.5  # of C to 6·N·D where D comes from steps: more than attention and embeddings
+_MOST_SEQUENCES, _LONG = 2**15, 256  # of one batch, of sequences so long
 
 
 @dataclass
@@ -67,7 +69,8 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     others, told, clashes = {}, {}, []
     for name, match in find_numbers(raw, mapping, cols.CIRCUMSTANCES).items():
         with suppress(TableError):  # a column of text is none of these
-            logged = name == "lr" and match.distance > 2  # a rate along the run, not its peak
+            # A rate along the run, not its peak, unless it is a setting.
+            logged = name == "lr" and match.distance > 2 and not _SETTING.match(match.column)
             if match.clash:
                 clashes.append(f"{list(match.clash)} differ, so none was taken for {name}.")
             elif match.column in filled and not logged:
@@ -84,6 +87,7 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     with_dense(others)
     with suppress(KeyError, TableError):
         others["unique_tokens"] = raw.numbers("unique_tokens", matches["unique_tokens"])
+    clashes += _batch_unit(others, told)
     size = told.get("batch_size", "")
     parts = raw.parallel() if size and not WHOLE_BATCH.search(size.lower()) else []
     from_steps = _tokens_of({n: v for n, v in others.items() if not parts or n != "batch_size"})
@@ -106,13 +110,32 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     out = Quantities(data, matches, notes, others, _unit(raw, matches), part_of_batch=bool(parts))
     with np.errstate(all="ignore"):
         _complete(out, planned, from_steps)
+    by_batch = "tokens" not in matches and from_steps and "batch_size" in from_steps[1]
+    if by_batch and not WHOLE_BATCH.search(size.lower()):
+        notes.append(f"{size!r} is taken for the whole batch, of all devices.")
     unknown = {"tokens": "D"} if "tokens" not in matches and from_steps is None else {}
     unknown |= {"flops": "C"} if not {"flops", "budget"} & {*matches} else {}
     for name, symbol in unknown.items():
         guess = likeliest(name, raw, {m.column for m in matches.values()})
-        if re.search(_SPEAKS_OF[name], guess.lower()) and not any(repr(guess) in n for n in notes):
+        speaks = re.search(_SPEAKS_OF[name], guess.lower()) and "log" not in guess.lower()
+        if speaks and not any(repr(guess) in n for n in notes):
             notes.append(f"Is {guess!r} {symbol}? Then say so: columns={ {name: guess} }.")
     return out
+
+
+def _batch_unit(others: dict[str, Floats], told: dict[str, str]) -> list[str]:
+    """Take a batch for tokens that has too many sequences, and for sequences that is less than one."""
+    name, other, unit = "batch_size", "batch_tokens", "tokens"
+    if name not in others:
+        name, other, unit = other, name, "sequences"
+    if other in others or not {name, "seq_len"} <= others.keys():
+        return []
+    batch, length = (float(np.nanmedian(others[n])) for n in (name, "seq_len"))
+    many = batch >= _MOST_SEQUENCES and length >= _LONG
+    if not (many if unit == "tokens" else batch < length):
+        return []
+    others[other], told[other] = others.pop(name), told.pop(name)
+    return [f"{told[other]!r} was taken for {unit}, by its values beside the length."]
 
 
 def _filled_down(
@@ -149,39 +172,6 @@ def _sizes_change(raw: Raw, block: NDArray[np.intp]) -> bool:
         for i, b in enumerate(block.tolist())
         if not is_missing(cells[i])
     )
-
-
-def summaries(raw: Raw, labels: Sequence[str], data: Mapping[str, Floats]) -> dict[int, str]:
-    """Rows that sum the others up, by a word in a label or seed, or the last one by its numbers."""
-    texts = [cells for h, cells in raw.cells.items() if _tells_seeds(h)]
-    last_words = {
-        i: word
-        for cells in (labels, *texts)
-        for i, cell in enumerate(cells)
-        if (word := re.split(r"[\s_/-]+", f" {cell}".strip(" :.*").lower())[-1])
-        in WORDS["summaries"]
-    }
-    if len(last_words) == len(labels):  # a table of means has no other runs
-        last_words = {i: w for i, w in last_words.items() if w not in WORDS["means"]}
-    out = {i: f"{word!r} says that it sums up other rows" for i, word in last_words.items()}
-    last, names = len(labels) - 1, ("params", "tokens", "loss")
-    others = [data[n][:last][np.isfinite(data[n][:last])] for n in names]
-    if last < 3 or not all(len(v) and np.ptp(v) > 0 for v in others[:2]):
-        return out
-    ends = [data[n][last] for n in names]
-    for what, f in (("sum", np.sum), ("mean", np.mean)):
-        alike = [abs(f(v) - e) < 1e-6 * e for v, e in zip(others[:2], ends, strict=False)]
-        # A run in the middle of the others has their mean N and D, and a loss of its own.
-        known = what == "mean" and len(others[2]) and np.isfinite(ends[2])
-        own = known and abs(np.mean(others[2]) - ends[2]) > _ROUNDED * abs(ends[2])
-        if all(alike) and not own:
-            out[last] = f"its N and D are the {what} of those above"
-    return out
-
-
-def _tells_seeds(heading: str) -> bool:
-    words = set(re.split(r"[\W_]+", heading.lower()))
-    return bool(words & {"seed", "stat", "statistic", "aggregate", "aggregation", "replicate"})
 
 
 def _unit(raw: Raw, matches: Mapping[str, ColumnMatch]) -> str:
@@ -239,6 +229,10 @@ def _complete(out: Quantities, planned: Floats | None, steps: tuple[Floats, str]
     if "tokens" not in data and steps is not None:
         data["tokens"] = steps[0]
         notes.append(f"The table has no tokens: D = {steps[1]}.")
+        each = 6 * out.others.get("active_params", data["params"])
+        off = float(np.nanmedian(each * steps[0] / data["flops"])) if "flops" in data else 1.0
+        if not 1 / _COST_OFF < off < _COST_OFF:
+            out.off_steps = off, "flops / (6 × params)"
     elif steps is not None and out.unit == "tokens" and "batch" in steps[1]:
         off = float(np.nanmedian(data["tokens"] / steps[0]))
         if 1 / _OFF < off < _OFF and np.any(empty := np.isnan(data["tokens"]) & (steps[0] > 0)):

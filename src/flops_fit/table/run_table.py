@@ -18,9 +18,9 @@ from flops_fit.records import SIMULATED, Diagnostic, Run
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import Floats, budgets_of, is_missing, splits
 from flops_fit.table.columns import NUMERIC, find_text
-from flops_fit.table.left_out import Censored, Excluded, censored_rows, censored_run
+from flops_fit.table.left_out import Censored, Excluded, censored_rows, censored_run, flags, totals
 from flops_fit.table.mixtures import mixtures, planned_experts
-from flops_fit.table.quantities import batches, quantities, scaled_by_width, summaries
+from flops_fit.table.quantities import batches, quantities, scaled_by_width
 from flops_fit.table.schedules import unfinished_schedules
 from flops_fit.table.sources import MOST_ROWS, final_rows, read_raw
 from flops_fit.table.telling import telling
@@ -53,12 +53,13 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
     state = find_text("state", [*raw.cells])
     states = cols.unfinished(raw.cells[state]) if state else {}
     unfinished = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
+    unfinished = flags(raw) | unfinished
     lost, task = np.flatnonzero(~np.isfinite(data["loss"])).tolist(), mapping.get("loss")
     outcomes = {*reasons, *unfinished, *(() if task in metrics else lost)}
     reasons |= _unsound_rows(data, unfinished, reasons)
     if task in metrics:  # which not every run need have
         reasons |= {i: f"it has no value of {task}" for i in lost if i not in outcomes}
-    reasons = (summed := summaries(raw, labels, data)) | reasons
+    reasons = (summed := flags(raw, last=True) | totals(raw, labels, data)) | reasons
     kept = [i for i in range(raw.rows) if i not in reasons]
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:

@@ -240,7 +240,9 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
     """Any data frame that narwhals knows, lazy ones collected; ``None`` if it is none."""
     import narwhals as nw
 
-    index = getattr(source, "index", None)
+    index: Any = getattr(source, "index", None)
+    if getattr(index, "names", ()) == [None] and isinstance(next(iter(index), 0), str):
+        index = (source := source.rename_axis("index")).index
     levels = [name for name in getattr(index, "names", ()) if name is not None]
     if levels:  # pandas: a column by itself, unless there is one of its name
         source = source.reset_index(drop=any(name in source for name in levels))

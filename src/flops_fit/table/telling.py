@@ -10,6 +10,7 @@ import numpy as np
 from flops_fit.records import SIMULATED, Diagnostic, Findings
 from flops_fit.table.cells import WORDS, Floats, is_missing
 from flops_fit.table.columns import Raw
+from flops_fit.table.headings import plain_name
 from flops_fit.table.quantities import Quantities
 from flops_fit.text import listed
 
@@ -104,7 +105,8 @@ def _repeats(label: str, names: list[str], N: Floats, D: Floats, steps: bool) ->
     if 2 * sum(map(len, several)) < len(names):
         return []
     shown = listed([repr(names[r[0]]) for r in several], 3, ", ")
-    key = "names_of_steps" if steps else "names_repeat"
+    of_runs = plain_name(label) in WORDS["of_runs"]  # a model's name may stand for its size
+    key = "names_of_steps" if steps or of_runs else "names_repeat"
     if any(len(np.unique(D[r])) < len(r) for r in several):
         key = "names_of_repeats"
     return [_finding(key, number=len(several), label=label, shown=shown)]

@@ -156,13 +156,14 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
         headings, first = united, first[1:]
     elif _named_rows(first, len(headings)):
         headings = ["", *headings]
+    if first and not headings[0] and re.match(r"[^\W\d]", first[0][0].strip()):
+        headings = ["index", *headings[1:]]  # names, as pandas writes them
     rows_left = chain(first, reader)
     small = path.stat().st_size < 1 << 22
     kinds = {i: k for i, name in enumerate(headings) if name and keeps(k := wanted(name), small)}
-    for name in (headings[i] for i, kind in kinds.items() if kind != "other"):
-        if headings.count(name) > 1:
-            raise TableError(f"{path} has {headings.count(name)} columns {name!r}. Rename one.")
     repeated = [*headings]  # above each block of rows
+    for i, name in enumerate(repeated):  # as pandas names them
+        headings[i] = f"{name}.{n}" if name and (n := repeated[:i].count(name)) else name
     parts: dict[int, list[Cells]] = {i: [] for i in kinds}
     count = 0
     while rows := list(islice(rows_left, _ROWS_AT_ONCE)):
@@ -213,9 +214,9 @@ def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
 
 def _with_units(headings: Sequence[str], cells: Sequence[str]) -> list[str]:
     """The headings with the units that a second line gives them; empty where it gives none."""
-    units = [cell.strip(" ()[]*:-") for cell in cells]
+    units = [cell.strip(" ()[]*:-$").removeprefix("in ") for cell in cells]
     plain = {u for u in units if u and not is_missing(u)}
-    form = r"[a-z][^0-9]*|[x×](?:1e\d+|10\^?\S+)"
+    form = r"[a-z][^0-9]*|[x×](?:1e\d+|10\^?\S+)|10(?:\^|\*\*|[⁰¹²³⁴-⁹])\S*"
     words = all(re.fullmatch(form, u, re.I) and unit_factor(u) for u in plain)
     if not plain or not words:
         return []
