@@ -223,6 +223,15 @@ def test_values_that_no_run_has_are_not_trusted(table, code, law):
     json.dumps({**fit.to_dict(), **fit.predict(1e21).to_dict()}, allow_nan=False)
 
 
+def test_numbers_in_millions_are_told_by_the_compute_that_they_make():
+    """N of thousands and D of ten thousands look like numbers of a run, and no run is so cheap."""
+    large = sweep(LAW, budgets=(1e20, 3e20, 1e21, 3e21), sd=0.01)
+    millions = {**large, "params": large["params"] / 1e6, "tokens": large["tokens"] / 1e6}
+    fit = fit_runs({**millions, "flops": large["flops"] / 1e12})
+    assert fit.trust != "ok"
+    assert any("a second's work" in d.message for d in fit.diagnostics)
+
+
 def test_losses_that_rise_have_no_interval():
     """No confident number where no law holds."""
     prediction = fit_runs(runs() | {"loss": rising}).predict(1e21)

@@ -30,6 +30,7 @@ from flops_fit.text import listed, span
 _LARGEST = 1e50  # powers and squares of anything beyond would overflow
 _MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
 _TINY_PARAMS, _TINY_TOKENS = 1e3, 1e4
+_TINY_COMPUTE = 1e12  # of the largest run: a second on a laptop
 _MOST_EPOCHS = 1e5
 _MOST_RATIO = 1e6  # between N and D of one run, either way
 _LEAST_FALL = 1e-3
@@ -142,11 +143,13 @@ def _implausible(runs: RunTable) -> list[Diagnostic]:
     least = _LEAST_RATIO if counts_tokens else _LEAST_RATIO / 100
     odd = read and not few_n and not few_d and not least <= ratio <= _HIGH_RATIO
     wrong = counts_tokens and L >= _MOST_LOSS
+    tiny = counts_tokens and read and C < _TINY_COMPUTE
     epochs = float(np.median(epochs_of(runs)))
     cases = {
         "params_large": N >= _MOST_PARAMS,
         "tokens_large": D >= _MOST_TOKENS,
         "compute_large": C >= _MOST_COMPUTE,
+        "compute_small": tiny and not (few_n or few_d or odd),
         "params_small": few_n,
         "tokens_small": few_d,
         "ratio_odd": odd,
