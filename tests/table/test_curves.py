@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 import flops_fit
 from flops_fit.errors import InputError, InputTypeError, TableError
-from flops_fit.table.curves import Curves
+from flops_fit.table.curves import Curves, read_points
 
 ROWS: list[dict[str, Any]] = [
     {"run": run, "params": N, "tokens": D, "loss": 5 - 0.1 * D / N}
@@ -144,3 +145,23 @@ def test_smoothing_averages_noise() -> None:
     assert np.std(error) < 0.005
     with pytest.raises(InputError, match="width: expected a positive number"):
         noisy.smoothed(0)
+
+
+def test_the_state_of_a_trainer_holds_a_curve(tmp_path) -> None:
+    """Its log of steps, from the file or its content; not its last entry alone."""
+    log = [{"step": step, "loss": 4 - step / 100} for step in (10, 20, 30)]
+    state = {"global_step": 30, "log_history": [*log, {"step": 30, "eval_loss": 3.8}]}
+    path = tmp_path / "checkpoint-30" / "trainer_state.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(state))
+    for source in (state, path, str(path)):
+        steps, loss = read_points(source, "curve")
+        assert (steps.tolist(), loss.tolist()) == ([10, 20, 30], [3.9, 3.8, 3.7])
+
+
+def test_steps_of_the_training_go_before_calls_of_log() -> None:
+    """W&B counts the latter as ``_step``, whatever was logged."""
+    history = pd.DataFrame({"_step": [0, 1], "train/loss": [4.0, 3.0]})
+    assert read_points(history, "curve")[0].tolist() == [1]
+    trained = history.assign(**{"train/global_step": [100, 200]})
+    assert read_points(trained, "curve")[0].tolist() == [100, 200]

@@ -467,6 +467,15 @@ def test_frames_of_two_levels_of_headings_or_of_names_in_the_index(tmp_path) -> 
         RunTable.read(named.T)
 
 
+@pytest.mark.parametrize("heading", ["tokens_per_epoch", "tokens_per_gpu", "Tokens (eval)"])
+def test_a_part_of_the_tokens_is_not_proposed_as_them(heading: str) -> None:
+    """Who follows the proposal would be wrong by a factor."""
+    with pytest.raises(TableError, match="{'tokens': 'your_column'}"):
+        RunTable.read([{"N": 1e8, heading: 2e9, "loss": 3.0}])
+    read = RunTable.read([{"N": 1e8, "D": 2e9, "flops_per_token_listed": 5e8, "loss": 3.0}])
+    assert read.notes == ("The table has no FLOPs: C = 6·N·D was assumed.",)
+
+
 def test_columns_that_hold_the_same_are_one() -> None:
     """Rounded labels beside exact numbers; columns that differ are asked for."""
     rows = {

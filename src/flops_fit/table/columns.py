@@ -218,6 +218,8 @@ def likeliest(name: str, raw: Raw, taken: Iterable[str]) -> str:
         words = [w for w in re.split(r"[\W_]+", heading.lower()) if w]
         if heading in taken or any(rank(n, heading) for n in USUAL if n != name):
             continue
+        if name != "loss" and (WORDS["rates"] | WORDS["held_out"]) & set(words):
+            continue  # of one epoch, device or token, or of an evaluation
         near = difflib.SequenceMatcher(None, name, "".join(words)).ratio()
         score = sum(any((len(h) > 2 and h in w) or h == w for h in hints) for w in words) + near / 2
         score += 0.2 * bool(name == "loss" and WORDS["held_out"] & set(words))

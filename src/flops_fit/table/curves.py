@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,14 +149,19 @@ def _columns(source: Any, name: str) -> tuple[Floats, Floats]:
         )
 
     try:
-        raw = read_raw(source, lambda h: "number" if quantity(h)[0] else own(h))
+        raw = read_raw(_log_of(source), lambda h: "number" if quantity(h)[0] else own(h))
     except InputTypeError as error:
         raise InputTypeError(
             f"{name}: expected a pair of arrays, (positions, losses), or a table of one run; got "
             f"{type(source).__name__}."
         ) from error
     filled = [h for h in raw.headings if h in raw.filled()]
-    at = {h: (_POSITIONS.index(q[0]), q[1]) for h in filled if (q := quantity(h))[0]}
+    # W&B's _step counts calls of log.
+    at = {
+        h: (_POSITIONS.index(q[0]), h.startswith("_"), q[1])
+        for h in filled
+        if (q := quantity(h))[0]
+    }
     losses = {
         h: ((1, 2, 0).index(r[0]), r) for h in filled if (r := rank("loss", h)) and h not in at
     }
@@ -174,6 +181,15 @@ def _columns(source: Any, name: str) -> tuple[Floats, Floats]:
     x, loss = min(at, key=at.__getitem__), min(losses, key=losses.__getitem__)
     match = ColumnMatch(x, factor=split_unit(x)[1])
     return raw.numbers("tokens", match), raw.numbers("loss", ColumnMatch(loss))
+
+
+def _log_of(source: Any) -> Any:
+    """The log of steps in a trainer's state, or in its file; anything else as it is."""
+    state = source
+    if isinstance(source, str | Path) and str(source).endswith("trainer_state.json"):
+        with suppress(OSError, ValueError):
+            state = json.loads(Path(source).read_text("utf-8"))
+    return state.get("log_history", source) if isinstance(state, Mapping) else source
 
 
 def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
@@ -253,7 +269,8 @@ def _curve(label: str, part: Mapping[str, Floats]) -> Curve:
     if len(twice := np.flatnonzero(np.diff(tokens) == 0)):
         raise TableError(
             f"run {label!r} has {tokens[twice[0]]:.6g} tokens twice; expected one loss for each "
-            "point. Average repeated evaluations, and give repeated runs names of their own."
+            "point. Average repeated evaluations, keep the last of steps made again after a resume, "
+            "and give repeated runs names of their own."
         )
     flops = part["flops"][order] if "flops" in part else None
     if flops is not None and np.any(np.diff(flops) <= 0):

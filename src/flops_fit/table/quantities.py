@@ -117,8 +117,7 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     unknown |= {"flops": "C"} if not {"flops", "budget"} & {*matches} else {}
     for name, symbol in unknown.items():
         guess = likeliest(name, raw, {m.column for m in matches.values()})
-        speaks = re.search(_SPEAKS_OF[name], guess.lower()) and "log" not in guess.lower()
-        if speaks and not any(repr(guess) in n for n in notes):
+        if re.search(_SPEAKS_OF[name], guess.lower()) and not any(repr(guess) in n for n in notes):
             notes.append(f"Is {guess!r} {symbol}? Then say so: columns={ {name: guess} }.")
     return out
 
