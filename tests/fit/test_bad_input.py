@@ -227,9 +227,11 @@ def test_numbers_in_millions_are_told_by_the_compute_that_they_make():
     """N of thousands and D of ten thousands look like numbers of a run, and no run is so cheap."""
     large = sweep(LAW, budgets=(1e20, 3e20, 1e21, 3e21), sd=0.01)
     millions = {**large, "params": large["params"] / 1e6, "tokens": large["tokens"] / 1e6}
-    fit = fit_runs({**millions, "flops": large["flops"] / 1e12})
+    fit = fit_runs(cheap := {**millions, "flops": large["flops"] / 1e12})
     assert fit.trust != "ok"
     assert any("a second's work" in d.message for d in fit.diagnostics)
+    small = fit_runs({**cheap, "params": np.round(cheap["params"])})  # a toy
+    assert not any("a second's work" in d.message for d in small.diagnostics)
 
 
 def test_losses_that_rise_have_no_interval():

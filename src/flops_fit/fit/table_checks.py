@@ -143,7 +143,7 @@ def _implausible(runs: RunTable) -> list[Diagnostic]:
     least = _LEAST_RATIO if counts_tokens else _LEAST_RATIO / 100
     odd = read and not few_n and not few_d and not least <= ratio <= _HIGH_RATIO
     wrong = counts_tokens and L >= _MOST_LOSS
-    tiny = counts_tokens and read and C < _TINY_COMPUTE
+    tiny = counts_tokens and read and C < _TINY_COMPUTE and bool(np.any(runs.params % 1))
     epochs = float(np.median(epochs_of(runs)))
     cases = {
         "params_large": N >= _MOST_PARAMS,
