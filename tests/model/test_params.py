@@ -6,6 +6,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 import torch
@@ -179,8 +180,25 @@ def test_the_nearest_accepted_size_is_found(params: float, heads: int) -> None:
     "made", [lambda size: nn.Linear(8, 8), lambda size: nn.Linear(8, 1 + 80 // size)]
 )
 def test_a_parameter_that_does_not_set_the_size_is_told(made: Callable[[int], nn.Module]) -> None:
-    with pytest.raises(ModelError, match="N does not grow with size"):
-        ModelSpec(made, "size").nearest(1e6)
+    spec = ModelSpec(made, "size")
+    for _ in range(2):
+        with pytest.raises(ModelError, match="N does not grow with size"):
+            spec.nearest(1e6)
+
+
+@pytest.mark.parametrize("multiple", [8, 64, 256])
+def test_sizes_that_a_constructor_rounds_to_one_model_are_one_size(multiple: int) -> None:
+    """It is the smallest of those with the nearest N, whatever N was asked for."""
+
+    def rounded(size: int) -> nn.Module:
+        return nn.Linear(8, multiple * max(1, round(size / multiple)))
+
+    spec, step = ModelSpec(rounded, "size"), 9 * multiple
+    for times, below in [(1, 0), (2, 1), (3, 2), (8, 7)]:
+        found = {spec.nearest(times * step * share) for share in (0.97, 1.0, 1.03)}
+        first = 1 if below == 0 else next(s for s in count(1) if round(s / multiple) == times)
+        assert found == {(first, spec.require(first))}
+        assert spec.require(first).total == times * step
 
 
 def test_constructors_that_accept_few_sizes_are_searched() -> None:

@@ -16,7 +16,7 @@ from flops_fit.records import ParamCount
 
 _LARGEST_SCANNED = 1024  # every size up to here is tried until two are accepted
 _LARGER_TRIED = tuple(2**k for k in range(11, 18))  # where none of those is accepted
-_STEPS_TO_GROW = 64  # N must have grown after this many sizes
+_STEPS_TO_GROW = (64, 1024)  # sizes after which N must have grown, at one of them
 _NEIGHBOURS = 64  # sizes tried on each side of a refused one
 
 
@@ -208,7 +208,18 @@ class SizeSearch:
 
         best = min(accepted, key=miss)
         best = min([best, *self._beside(best, params, stride)], key=miss)
-        return None if best[1].total < params / 3 else best
+        if best[1].total < params / 3:
+            return None
+        # A constructor that rounds its sizes has one model at several: it is that of the smallest.
+        least, place = best[1].total, (best[0] - first) // stride
+
+        def reaches(k: int) -> bool:
+            return (size := near(k)) is not None and size[1].total >= least
+
+        if place > 0 and reaches(place - 1):
+            smallest = near(bisect_left(range(place), True, key=reaches))
+            best = smallest if smallest is not None and smallest[1].total == least else best
+        return best
 
     def _beside(
         self, best: tuple[int, ParamCount], params: float, stride: int
@@ -249,11 +260,13 @@ class SizeSearch:
                 )
             first, stride = accepted[0], accepted[-1] - accepted[0] or accepted[0]
             self._grid = first, stride
-            small, large = self.count(first), self._near(first + _STEPS_TO_GROW * stride)
-            if small and large and large[0] > first and large[1].total <= small.total:
+            small = self.count(first)
+            larger = (self._near(first + steps * stride) for steps in _STEPS_TO_GROW)
+            if small and all(n and n[0] > first and n[1].total <= small.total for n in larger):
+                self._grid = None  # or the next search would take it
                 raise ModelError(
                     f"model_size_param: N does not grow with {self.size_param}: {self.reference} has "
-                    f"{small.total:,} parameters at {first} and {large[1].total:,} at {large[0]}. "
+                    f"{small.total:,} parameters at {first} and no more at {_STEPS_TO_GROW[-1]} steps from it. "
                     "Name the argument that sets the size, or give sizes=[{...}, ...]."
                 )
         return self._grid
