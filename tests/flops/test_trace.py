@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from flops_fit.examples.gpt import GPT, GPTConfig
 from flops_fit.flops import trace_flops
+from flops_fit.flops.formulas import is_unknown_work
 from flops_fit.flops.trace import STRATA, each_operation
 
 
@@ -86,11 +87,12 @@ def test_a_teacher_without_gradients_costs_its_forward_pass() -> None:
     assert (counted.forward, counted.backward) == (2 * each, each)
 
 
-def test_the_fast_path_of_an_encoder_without_gradients_is_counted() -> None:
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_the_fast_path_of_an_encoder_without_gradients_is_counted(device: str) -> None:
     """In evaluation torch fuses the whole layer: 2·B·(T·(4·D² + 2·D·H) + 2·T²·D) all the same."""
     B, T, D, H = 2, 5, 8, 32
-    teacher = nn.TransformerEncoderLayer(D, 2, H, batch_first=True).to("meta").eval()
-    student, x = nn.Linear(D, D).to("meta"), meta(B, T, D)
+    teacher = nn.TransformerEncoderLayer(D, 2, H, batch_first=True).to(device).eval()
+    student, x = nn.Linear(D, D).to(device), torch.zeros(B, T, D, device=device)
 
     def loss() -> Tensor:
         with torch.no_grad():
@@ -101,6 +103,7 @@ def test_the_fast_path_of_an_encoder_without_gradients_is_counted() -> None:
     counted = trace_flops(loss, teacher)
     assert counted.forward == expected
     assert counted.notes == ()
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -262,6 +265,22 @@ def test_a_fused_attention_kernel_costs_what_its_products_do(kernel: str) -> Non
     counted = trace_flops(lambda: fused(q, k, k, *extra)[0].sum())
     assert counted.forward == 2 * 2 * 4 * 64 * 32 * 16
     assert counted.backward == 2 * counted.forward
+
+
+def test_a_convolution_with_time_first_costs_its_products() -> None:
+    """Forward 2·(T + 2)·B·outputs·inputs·kernel, with padding of two."""
+    x, weight = meta(9, 2, 4), meta(3, 4, 8, grad=True)
+    counted = trace_flops(lambda: torch.conv_tbc(x, weight, meta(8), 2).sum())
+    assert counted.forward == 2 * (9 + 2) * 2 * 8 * 4 * 3
+
+
+def test_products_of_torch_without_a_formula_are_told_and_element_wise_names_are_not() -> None:
+    products = "_weight_int8pack_mm mkldnn_linear _dyn_quant_matmul_4bit _conv_depthwise2d"
+    assert all(is_unknown_work(f"aten.{op}") for op in products.split())
+    others = (
+        "upsample_linear1d lgamma cummax _weight_norm_interface _convert_weight_to_int4pack gelu"
+    )
+    assert not any(is_unknown_work(f"aten.{op}") for op in others.split())
 
 
 def test_norms_are_element_wise_and_solvers_are_not() -> None:

@@ -1,9 +1,7 @@
 """Count a model's FLOPs on the meta device: each operation by its closed form, from its shapes.
 
-A multiply-add counts two; element-wise work is left out. An operation without a formula here has
-torch's, or the user's own (``register_flop_formula``). torch's are not used for convolutions, whose
-weight gradient they count as if dense in its groups, nor for the backward pass of fused attention,
-where they count the scores twice.
+A multiply-add counts two; element-wise work is left out. An operation without a formula of this library
+has torch's, or the user's own (``register_flop_formula``).
 """
 
 from __future__ import annotations
@@ -20,116 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from flops_fit.flops.formulas import FORMULAS, KINDS, MATRIX, is_unknown_work
 from flops_fit.lazy import nn, torch
 from flops_fit.records import Findings
 from flops_fit.text import listed
 
-Formula = Callable[[Sequence[Any], Any], float]
-
-MATRIX, CONVOLUTION, ATTENTION = "matrix products", "convolutions", "fused attention"
-
-
-def _matmul(first: int) -> Formula:
-    """2·…·m·k·n of (…, m, k) by (…, k, n), the operands at ``first`` and the place after it."""
-
-    def flops(args: Sequence[Any], out: Any) -> float:
-        a, b = args[first], args[first + 1].shape
-        entries = a._nnz() if a.is_sparse else math.prod(a.shape)  # of a sparse one those stored
-        return 2.0 * int(entries) * int(b[-1] if len(b) > 1 else 1)
-
-    return flops
-
-
-def _grouped_mm(args: Sequence[Any], out: Any) -> float:
-    """2·T·k·n of (T, k) by (E, k, n), 2·m·T·n of (m, T) by (T, n), 2·m·k·T of (E, m, k) by (k, T)."""
-    a, b = args[0].shape, args[1].shape
-    rows, columns = (a[1], math.prod(b)) if len(a) == 3 and len(b) == 2 else (math.prod(a), b[-1])
-    return 2.0 * int(rows) * int(columns)
-
-
-def _convolution(args: Sequence[Any], out: Any) -> float:
-    """2 · outputs · weights per output channel, of one group; of a transposed one, 2 · inputs · weights."""
-    positions = args[0].shape if args[6] else out.shape
-    return 2.0 * int(math.prod(positions) * math.prod(args[1].shape[1:]))
-
-
-def _convolution_backward(args: Sequence[Any], out: Any) -> float:
-    """One forward pass for each requested gradient, of input and weight."""
-    grad, x, weight = (args[i].shape for i in range(3))
-    positions = x if args[7] else grad
-    passes = bool(args[10][0]) + bool(args[10][1])
-    return 2.0 * passes * int(math.prod(positions) * math.prod(weight[1:]))
-
-
-def _attention(q: int, passes: float = 1.0) -> Formula:
-    """2·b·h·s_q·s_k·(d_q + d_v): scores, and their product with the values, nothing masked.
-
-    Backward it is twice the forward pass; scores that a kernel computes anew are no work of the model.
-    """
-
-    def flops(args: Sequence[Any], out: Any) -> float:
-        query, key, value = (args[q + i].shape for i in range(3))
-        pairs = math.prod(query[:-1]) * key[-2]
-        return 2.0 * passes * int(pairs) * int(query[-1] + value[-1])
-
-    return flops
-
-
-def _trilinear(args: Sequence[Any], out: Any) -> float:
-    """Σ a·b·c over broadcast axes, pair by pair; a pair that sums no axis is element-wise."""
-    expanded = [set(dims) for dims in args[3:6]]
-    summed, rank = set(args[6]), args[0].dim() + len(expanded[0])
-    size = [1] * rank
-    axes = [set(range(rank)) - dims for dims in expanded]
-    for tensor, own in zip(args[:3], axes, strict=True):
-        for axis, length in zip(sorted(own), tensor.shape, strict=True):
-            size[axis] = length
-    first = summed - axes[2]
-    left = axes[0] | axes[1]
-    rest = (left - first) | axes[2]
-    cost = 2.0 * math.prod(size[i] for i in left) if first else 0.0
-    return cost + (2.0 * math.prod(size[i] for i in rest) if summed - first else 0.0)
-
-
-_FUSED = [f"_scaled_dot_product_{k}attention" for k in ("efficient_", "flash_", "cudnn_")]
-_FUSED.append("_scaled_dot_product_flash_attention_for_cpu")
-
-FORMULAS: dict[str, Formula] = {
-    **{f"aten.{op}": _matmul(0) for op in
-       ("mm", "bmm", "mv", "dot", "vdot", "_int_mm", "_scaled_mm", "_sparse_mm")},
-    **{f"aten.{op}": _matmul(1) for op in ("_addmm_activation", "_sparse_addmm")},
-    **{f"aten.{op}{end}": _matmul(1) for op in ("addmm", "addbmm", "baddbmm", "addmv") for end in ("", "_")},
-    **dict.fromkeys(("aten._grouped_mm", "aten._scaled_grouped_mm"), _grouped_mm),
-    "transformers.grouped_mm_fallback": _grouped_mm,
-    "aten._trilinear": _trilinear,
-    **{f"aten.{op}": _convolution for op in ("convolution", "_convolution", "convolution_overrideable")},
-    "aten.convolution_backward": _convolution_backward,
-    **{f"aten.{op}": _attention(0) for op in _FUSED},
-    **{f"aten.{op}_backward": _attention(1, passes=2.0) for op in _FUSED},
-}  # fmt: skip
-"""FLOPs of one call from its arguments and its result, by the name of the operation."""
-
-KINDS: dict[str, str] = {
-    name: CONVOLUTION if "convolution" in name else ATTENTION if "attention" in name else MATRIX
-    for name in FORMULAS
-}
-
-_FREE = (
-    "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "_to_sparse", "_sparse_coo_tensor",
-)  # fmt: skip
 STRATA = 32  # draws over which single random numbers are spread evenly
 _UNIFORM = ("aten.rand", "aten.uniform_", "aten.randint")
-_HEAVY = ("fft", "linalg", "cdist", "sparse", "rnn", "_flex", "inverse", "svd", "cholesky")
-_PLAIN = ("aten", "prim", "prims", "profiler", "_c10d_functional", "c10d", "inductor")
-
-
-def is_unknown_work(name: str) -> bool:
-    """Whether an operation without a formula may multiply: a custom one, an FFT, a solver."""
-    namespace, _, op = name.partition(".")
-    heavy = any(part in op for part in _HEAVY) and not op.startswith(_FREE)
-    return namespace not in _PLAIN or heavy
-
-
 _UNSEEN_SHARE = 0.01  # of all weights, above which unseen ones are reported
 _COPIES = ("_to_copy", "clone", "copy_", "cat", "stack", "contiguous")
 _in_words = Findings(Path(__file__).with_name("notes.toml"))
@@ -346,7 +241,7 @@ def _uniform(place: int, draw: int) -> float:
 
 @contextmanager
 def each_operation(see: Callable[..., None], draw: int = 0) -> Iterator[None]:
-    """Shows every operation below autograd to ``see``; what is compiled runs as it was written."""
+    """Shows every operation below autograd to ``see``; what is compiled or fused runs as it was written."""
     import torch  # itself: each operation asks for its attributes
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
@@ -395,5 +290,13 @@ def each_operation(see: Callable[..., None], draw: int = 0) -> Iterator[None]:
 
     compiles = "torch._dynamo" in sys.modules  # else nothing is compiled, and its import is slow
     stance = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
-    with stance, Count():  # type: ignore[no-untyped-call]  # it has no types
-        yield
+    attention = torch.backends.mha
+    fuses = attention.get_fastpath_enabled()
+    attention.set_fastpath_enabled(
+        False
+    )  # one operation for a layer in evaluation, on a CPU or a GPU
+    try:
+        with stance, Count():  # type: ignore[no-untyped-call]  # it has no types
+            yield
+    finally:
+        attention.set_fastpath_enabled(fuses)
