@@ -44,7 +44,9 @@ def batch_length(batch: Any, axes: Sequence[int] = ()) -> int:
     named = by_name(batch)
     if named is None and (_are_dicts(batch) or not isinstance(batch, tuple | list)):
         return len(batch)
-    return batch_length(next(iter(batch if named is None else named.values())))
+    parts = list(batch if named is None else named.values())
+    options = (int, float, str, type(None))  # such as return_loss=True
+    return batch_length(next((p for p in parts if not isinstance(p, options)), parts[0]))
 
 
 def split_batch(batch: Any, size: int, axes: Sequence[int] = ()) -> Iterator[Any]:

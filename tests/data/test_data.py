@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,3 +262,17 @@ def test_a_data_set_that_raises_leaves_the_generators_alone() -> None:
     with pytest.raises(RuntimeError, match="unreadable"):
         split_data(Raises(100))[0].fingerprint()
     assert before == random.getstate()
+
+
+def test_a_data_set_that_is_shorter_than_its_length_is_told() -> None:
+    class Lies(Blobs):
+        def __len__(self) -> int:
+            return 2 * super().__len__()
+
+        def __getitem__(self, i: int) -> Any:
+            if i >= super().__len__():
+                raise IndexError(i)
+            return super().__getitem__(i)
+
+    with pytest.raises(DataError, match=r"expected 800 samples, as its length says; .* IndexError"):
+        split_data(Lies(400))[0].spread(64)

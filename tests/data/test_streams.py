@@ -100,3 +100,18 @@ def test_the_length_of_a_stream_changes_no_id(monkeypatch: pytest.MonkeyPatch) -
     known = plan_of(Ends(612)).experiments[0]
     monkeypatch.setattr("flops_fit.data.spec._COUNTING_SECONDS", 0.0)
     assert plan_of(Ends(612)).experiments[0].id == known.id
+
+
+@pytest.mark.parametrize("declares", [False, True])
+def test_a_data_set_of_torch_that_is_only_iterated_is_a_stream(declares: bool) -> None:
+    """torch's Dataset has an indexing that raises."""
+
+    class Iterated(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            yield from torch.arange(600)
+
+    if declares:
+        Iterated.__len__ = lambda self: 600  # type: ignore[attr-defined]
+    train, held_out = split_data(Iterated())
+    assert train.size is None
+    assert len(list(held_out.in_order(64))) == 8

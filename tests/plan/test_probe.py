@@ -127,3 +127,18 @@ def test_steps_are_timed_with_all_threads_and_with_one() -> None:
     assert probed.speed is not None
     assert probed.speed.threads == 2
     assert len(probed.speed.alone) == len(probed.speed.steps) > 0
+
+
+class Rescaled(MLP):
+    """Weights are halved in place for evaluation, and doubled for training."""
+
+    def train(self, mode: bool = True) -> Rescaled:
+        if mode != self.training:
+            with torch.no_grad():
+                for weight in self.parameters():
+                    weight.mul_(2.0 if mode else 0.5)
+        return super().train(mode)
+
+
+def test_a_model_that_changes_its_weights_between_the_modes_is_planned() -> None:
+    assert plan(model_cls=Rescaled).speed is not None

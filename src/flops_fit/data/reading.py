@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from flops_fit import rng
 from flops_fit.batches import fields_of, with_parts
 from flops_fit.errors import DataError
+from flops_fit.text import error_line, user_line
 
 Collate = Callable[[list[Any]], Any]
 
@@ -96,7 +97,13 @@ def as_samples(arrays: Any) -> str:
 def fetch(dataset: Any, indices: Sequence[int]) -> list[Any]:
     """The samples at these indices, with one call if the data set supports it."""
     many = getattr(dataset, "__getitems__", None)
-    return list(many(list(indices))) if callable(many) else [dataset[i] for i in indices]
+    try:
+        return list(many(list(indices))) if callable(many) else [dataset[i] for i in indices]
+    except IndexError as error:
+        raise DataError(
+            f"dataset: expected {len(dataset)} samples, as its length says; reading some of them raised "
+            f"{error_line(error)}{user_line(error)}."
+        ) from error
 
 
 @dataclass

@@ -355,7 +355,11 @@ def _spec(dataset: Any, name: str) -> DataSpec:
             join = dataset.collate_fn
         workers = dataset.num_workers or None  # 0 is a DataLoader's default, not a choice
         dataset = dataset.dataset
-    streams = isinstance(dataset, data.IterableDataset) or not hasattr(dataset, "__getitem__")
+    # torch's Dataset has an indexing that only raises, and an IterableDataset may have a length.
+    unread = data.Dataset.__getitem__
+    streams = getattr(type(dataset), "__getitem__", unread) is unread or not hasattr(
+        dataset, "__len__"
+    )
     if not streams and len(dataset) == 0:
         raise DataError(f"{name}: expected at least one sample; it is empty.")
     indices = None if streams else AllBut(len(dataset))

@@ -215,6 +215,9 @@ class Probe:
         try:
             with self.autocast():
                 total, count = self.objective(model, batch)
+            if first:
+                _check(total)
+            (total / max(count, 1)).backward()
         except (LossError, ModelError):
             raise
         except Exception as error:
@@ -222,17 +225,16 @@ class Probe:
                 raise
             described = f"{self.spec.reference} at {self.spec.arguments(experiment.size)}"
             raise ModelError(
-                f"model_cls: a forward pass of {described} with its loss raised "
+                f"model_cls: a training step of {described} with its loss raised "
                 f"{type(error).__name__}: {error}. It was called with the data set's first batch"
                 f"{self.objective.call}."
             ) from error
-        if first:
-            _check(model, batch, self.objective, total, self.device, self.data)
-        (total / max(count, 1)).backward()
         refuse_sparse_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), float(experiment.hparams.clip))
         optimizer.step()
         optimizer.zero_grad()
+        if first:  # some models change their weights in place between the modes, as by merging some
+            _check_held_out(model, batch, self.objective, self.device, self.data)
         if (kind := torch.device(self.device).type) in ("cuda", "xpu", "mps"):
             getattr(torch, kind).synchronize()
 
@@ -267,16 +269,20 @@ def time_reading(data: DataSpec, batch_size: int) -> Reading:
     return Reading(seconds / batch_size, waiting / batch_size, size / batch_size, on_host)
 
 
-def _check(
-    model: Any, batch: Any, objective: Objective, total: Any, device: str, data: DataSpec
-) -> None:
-    """Refuse a loss that cannot be trained on, or is a sum where it must be a mean over units."""
+def _check(total: Any) -> None:
+    """Refuse a loss that cannot be trained on."""
     check_loss(total)
     if not bool(torch.isfinite(total)):
         raise LossError(
             f"loss_fn: the untrained model's loss on the first batch is {total.item():g}; expected "
             "a finite number. Look for NaN in the data, or in the model's output."
         )
+
+
+def _check_held_out(
+    model: Any, batch: Any, objective: Objective, device: str, data: DataSpec
+) -> None:
+    """Refuse a loss that fails in evaluation, or is a sum where it must be a mean over units."""
     was_training = model.training
     try:
         n = data.length(batch)
