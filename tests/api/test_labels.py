@@ -338,3 +338,23 @@ def test_tokens_without_labels_are_counted_by_name_as_they_are_in_a_tuple() -> N
     assert "rows_counted" in codes(plans[0])
     assert "rows_counted" not in codes(plans[1])
     assert "units_of_batches" not in codes(plans[0])
+
+
+def test_labels_of_padding_are_told() -> None:
+    """D counts them, and a model that predicts padding has a lower loss."""
+    ids, mask = tokens(), torch.ones(400, LENGTH, dtype=torch.int64)
+    mask[:, -4:] = 0
+    masked = Columns(
+        {"input_ids": ids, "labels": ids.where(mask > 0, -100), "attention_mask": mask}
+    )
+    for kind in (CausalLM, Unshifted):
+        assert "padded_labels" in codes(
+            plan_sweep(**causal(model_cls=kind, dataset=columns(attention_mask=mask)))
+        )
+        assert "padded_labels" not in codes(plan_sweep(**causal(model_cls=kind, dataset=masked)))
+
+
+def test_options_beside_the_tensors_of_a_batch_have_no_samples() -> None:
+    x = torch.ones(5, 3)
+    for batch in ({"return_loss": True, "x": x}, ("fast", None, x), [1.0, x]):
+        assert batch_length(batch) == 5

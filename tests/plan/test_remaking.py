@@ -315,9 +315,25 @@ def test_a_size_of_several_numbers_is_built_as_it_was_given(tmp_path: Path, size
 
 def test_a_data_set_that_is_judged_on_itself_is_named() -> None:
     data = Blobs(400)
-    for own in (data, torch.utils.data.DataLoader(data)):
+    for own in (data, torch.utils.data.DataLoader(data), torch.utils.data.Subset(data, range(99))):
         found = planned(dataset=data, eval_dataset=own).diagnostics
-        assert [d.severity for d in found if d.code == "same_held_out"] == ["warning"]
-    for other in (None, Blobs(400)):
+        (message,) = (d.message for d in found if d.code == "same_held_out")
+        assert message.startswith("of 64 held-out samples that were looked at, 64 are among those")
+    others = [(x + 1, y) for x, y in torch.utils.data.Subset(data, range(99))]
+    for other in (None, others):
         codes = {d.code for d in planned(dataset=data, eval_dataset=other).diagnostics}
         assert "same_held_out" not in codes
+
+
+def test_windows_that_overlap_are_told_with_what_it_does() -> None:
+    """Held-out windows are known from training, unless they are given; passes are longer than they seem."""
+    series = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    windows = [(series[i : i + 16], torch.tensor(i % 3)) for i in range(0, 484, 4)]
+    others = [(x + 1, y) for x, y in windows]
+    for own, leaks in [(None, True), (others, False)]:
+        found = planned(dataset=windows, eval_dataset=own).diagnostics
+        (told,) = (d for d in found if d.code == "overlap")
+        assert told.severity == "warning"
+        assert "shares 75% of its content with the next" in told.message
+        assert "meets all of it 4 times" in told.message
+        assert ("what is held out is trained on as well" in told.message) == leaks

@@ -70,7 +70,7 @@ def _same(first: list[Any], other: list[Any]) -> bool:
         return False
     if any(d in digests[0] and d != own for own, d in zip(*digests, strict=True)):
         return False
-    return _resemble(list(map(_numbers, first)), list(map(_numbers, other)))
+    return _resemble(list(map(numbers_of, first)), list(map(numbers_of, other)))
 
 
 def _met_again(dataset: Any, first: list[Any]) -> bool:
@@ -90,7 +90,7 @@ def _met_again(dataset: Any, first: list[Any]) -> bool:
     return found > 0 and len(wanted) == len(first)
 
 
-def _numbers(sample: Any) -> list[NDArray[np.float64]]:
+def numbers_of(sample: Any) -> list[NDArray[np.float64]]:
     """The numbers of each tensor and array of a sample."""
     out: list[NDArray[np.float64]] = []
 

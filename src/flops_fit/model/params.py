@@ -266,7 +266,7 @@ class SizeSearch:
                 self._grid = None  # or the next search would take it
                 raise ModelError(
                     f"model_size_param: N does not grow with {self.size_param}: {self.reference} has "
-                    f"{small.total:,} parameters at {first} and no more at {_STEPS_TO_GROW[-1]} steps from it. "
+                    f"{small.total:,} parameters at {first}, and no more {_STEPS_TO_GROW[-1]} sizes on. "
                     "Name the argument that sets the size, or give sizes=[{...}, ...]."
                 )
         return self._grid

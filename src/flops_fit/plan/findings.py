@@ -9,6 +9,7 @@ from typing import Any
 
 from flops_fit import rng
 from flops_fit.batches import batch_length, by_name
+from flops_fit.data.leaks import held_out_seen, shared_by_neighbours
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import ModelError
 from flops_fit.fingerprint import has_source, reference
@@ -52,11 +53,14 @@ def settle_labels(
     shape = getattr(labels, "shape", None)
     copied = shape is not None and shape == getattr(inputs, "shape", None)
     copied = copied and bool(((labels == inputs) | (labels < 0)).all())
+    mask: Any = named.get("attention_mask")
+    pads = copied and getattr(mask, "shape", None) == shape and bool((labels[mask == 0] >= 0).any())
+    told = (in_words("padded_labels"),) if pads else ()
     if answer or (answer is None and copied):
         masked = "with masked labels, it leaves out the first of each row"
         how = masked if answer else "labels equal input_ids"
-        return replace(objective, shifted=True), (in_words("shifted_labels", how=how),)
-    return objective, (in_words("unshifted_labels"),) if copied else ()
+        return replace(objective, shifted=True), (in_words("shifted_labels", how=how), *told)
+    return objective, (in_words("unshifted_labels"), *told) if copied else ()
 
 
 def _settle_units(
@@ -161,8 +165,13 @@ def batch_norms(spec: ModelSpec, size: Any) -> list[str]:
 def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> list[Diagnostic]:
     """Randomness in samples that makes a run unrepeatable, or a held-out loss noisy."""
     out = []
-    if own_held_out and data.dataset is held_out.dataset:
-        out.append(in_words("same_held_out"))
+    met, looked_at = held_out_seen(data, held_out) if own_held_out else (0, 0)
+    if met:
+        out.append(in_words("same_held_out", met=met, looked_at=looked_at))
+    share = 0.0 if data.indices is None else shared_by_neighbours(data)
+    if share:
+        code = "overlap" if own_held_out or data.groups() is not None else "overlap_held_out"
+        out.append(in_words(code, share=share, times=1 / (1 - share)))
     if not data.repeatable():
         out.append(in_words("unseeded_data"))
     if data.order == "unknown":
