@@ -201,42 +201,32 @@ class Probe:
     ) -> bool:
         """One step; whether there was memory for it."""
         try:
-            self._try_step(experiment, model, optimizer, batch, first)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return False
-        return True
-
-    def _try_step(
-        self, experiment: Experiment, model: Any, optimizer: Any, batch: Any, first: bool
-    ) -> None:
-        batch = to_device(batch, self.device)
-        try:
+            batch = to_device(batch, self.device)
             with self.autocast():
                 total, count = self.objective(model, batch)
             if first:
                 _check(total)
             (total / max(count, 1)).backward()
+            refuse_sparse_gradients(model)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), float(experiment.hparams.clip))
+            optimizer.step()
+            optimizer.zero_grad()
         except (LossError, ModelError):
             raise
-        except Exception as error:
+        except Exception as error:  # the user's code may raise anything
             if is_out_of_memory(error):
-                raise
+                return False
             described = f"{self.spec.reference} at {self.spec.arguments(experiment.size)}"
             raise ModelError(
                 f"model_cls: a training step of {described} with its loss raised "
                 f"{type(error).__name__}: {error}. It was called with the data set's first batch"
                 f"{self.objective.call}."
             ) from error
-        refuse_sparse_gradients(model)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), float(experiment.hparams.clip))
-        optimizer.step()
-        optimizer.zero_grad()
         if first:  # some models change their weights in place between the modes, as by merging some
             _check_held_out(model, batch, self.objective, self.device, self.data)
         if (kind := torch.device(self.device).type) in ("cuda", "xpu", "mps"):
             getattr(torch, kind).synchronize()
+        return True
 
 
 def _typical_seconds(step: Callable[[Any], bool], batches: tuple[Any, Any]) -> tuple[float, float]:
