@@ -127,6 +127,19 @@ def test_a_pilot_without_losses_says_how_many_are_needed():
         sweep(Simulated(truth(), largest=1.0))
 
 
+def test_losses_of_any_sign_narrow_the_interval_too():
+    class Densities(Simulated):
+        def run(self, chosen):
+            return [loss - 10.0 for loss in super().run(chosen)]
+
+    found = sweep(Densities(truth()), half_width=0.2)
+    assert len(found.runs) >= 14
+    assert np.all(found.runs.loss < 0)
+    assert found.interval[0] < truth().optimal(TARGET).params < found.interval[1]
+    assert found.check is not None
+    assert found.check.passed
+
+
 @pytest.mark.parametrize("name", ["target_compute", "half_width", "max_flops"])
 def test_asking_for_nothing_is_refused(name):
     with pytest.raises(InputError, match=f"{name}: expected a positive number; got -1"):

@@ -41,6 +41,15 @@ def test_the_best_value_and_the_cost_of_others_are_found() -> None:
     assert (kinds.best, kinds.interval) == ("flat", None)
 
 
+@pytest.mark.parametrize("lower", [4.5, 20.0])
+def test_the_best_value_of_losses_of_any_sign_has_the_lowest_loss(lower: float) -> None:
+    table = [{**run, "loss": run["loss"] - lower} for run in runs()]
+    fit = flops_fit.fit_runs(table)
+    assert fit.loss_space == "linear"
+    assert fit.axis("layers").best == pytest.approx(4, rel=0.3)
+    assert fit.axis("kind").best == "flat"
+
+
 def test_where_there_is_no_effect_none_is_claimed() -> None:
     """Values put to runs at random: p is as often small as it says."""
     fit = flops_fit.fit_runs(runs(effect=0.0))

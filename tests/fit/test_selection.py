@@ -278,6 +278,17 @@ def test_repeated_data_with_negative_losses_has_an_answer():
         fit_runs(table, "muennighoff")
 
 
+@pytest.mark.parametrize("law", ["overfit", "experts", "steps"])
+def test_a_law_of_positive_terms_says_that_losses_are_not_positive(law):
+    table = sweep(LAW, sd=0.003)
+    table["loss"] -= 3
+    table["unique_tokens"] = table["tokens"] / 2
+    table["active_params"] = table["params"] / np.tile([1, 2, 4, 8, 1, 2, 4], 5)
+    table["batch_units"] = 1e5 * np.tile([1, 4, 2, 1, 2, 4, 2], 5)
+    with pytest.raises(FitError, match="expected positive losses"):
+        fit_runs(table, law)
+
+
 def many(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     N, D = np.exp(rng.uniform(17, 23, count)), np.exp(rng.uniform(21, 26, count))

@@ -202,7 +202,7 @@ def table_of(runs: Sequence[Candidates], losses: Sequence[float]) -> RunTable:
     names = ("params", "tokens", "flops", "budget")
     N, D, C, budget = (np.concatenate([getattr(c, name) for c in runs]) for name in names)
     table = RunTable(N, D, C, loss, tuple(f"run {i + 1}" for i in range(len(loss))), budget)
-    valid = np.isfinite(loss) & (loss > 0)
+    valid = np.isfinite(loss)
     return table if np.all(valid) else table.select(valid, "no finite loss")
 
 

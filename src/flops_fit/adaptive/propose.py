@@ -100,10 +100,11 @@ class Criterion:
         return np.asarray(np.log(runs.params) - best)
 
     def predictions(self, runs: Candidates) -> list[tuple[float, float]]:
-        """(ln L, standard deviation) of runs to come, noise included."""
+        """(L, standard deviation) of runs to come, noise included."""
         surface = self.evidence.posterior
-        logs = np.log(surface.one_run(surface.losses(runs.params, runs.tokens)))
-        return list(zip(logs.mean(axis=0).tolist(), logs.std(axis=0).tolist(), strict=True))
+        losses = surface.one_run(surface.losses(runs.params, runs.tokens))
+        low, middle, high = np.quantile(losses, [0.16, 0.5, 0.84], axis=0)
+        return list(zip(middle.tolist(), ((high - low) / 2).tolist(), strict=True))
 
     def pool(self, runs: Candidates, largest: float = 0.0) -> Pool:
         """What each of these runs would tell if the largest of all then has this compute."""
@@ -261,7 +262,7 @@ def best_batch(
         return []
     base = np.log(criterion.variance)
     most = max(base - np.log(after) for _, after, _ in batches)
-    if most <= 0:
+    if not most > 0:  # NaN where the fit has no optimum there
         return []
     enough = (
         b

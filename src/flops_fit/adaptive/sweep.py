@@ -30,8 +30,8 @@ _MOST_RMS = 2.0  # the rms of three normal errors exceeds this once in 130
 class Check:
     """The three most expensive runs, compared with the predictions made before they ran.
 
-    ``errors`` are ln(L/predicted) of each, and ``scaled`` the same in standard deviations, of the run's
-    noise and the prediction together.
+    ``errors`` are (L − predicted)/predicted of each, and ``scaled`` the same in standard deviations, of the
+    run's noise and the prediction together.
     """
 
     flops: tuple[float, ...]
@@ -192,9 +192,9 @@ class _Sweep:
         """The check on the three most expensive runs with a prediction; ``None`` if there are fewer."""
         C = np.concatenate([batch.flops for batch in self.batches])
         level, sd = np.array(self.predicted).T
-        error, made = np.full(len(C), np.nan), np.array(self.losses)
-        valid = np.isfinite(made) & (made > 0)
-        error[valid] = np.log(evidence.runs.loss) - level[valid]
+        error, valid = np.full(len(C), np.nan), np.isfinite(self.losses)
+        size = np.abs(level)
+        error[valid], sd = (evidence.runs.loss - level[valid]) / size[valid], sd / size
         if (tuned := evidence.tuned) is not None:
             sd[valid] = np.hypot(sd[valid], np.std(tuned.shifts, axis=0))
         known = np.flatnonzero(np.isfinite(error))

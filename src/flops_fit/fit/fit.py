@@ -291,7 +291,9 @@ class Fit(Conditions, Questions):
         lines in ln N and ln C, with Student's intervals. InputError where there are too few runs.
         """
         check_level(level)
-        relative = self.residuals if self.loss_space == "log" else self.residuals / self.runs.loss
+        size = np.abs(self.runs.loss)
+        size = size if np.min(self.runs.loss) > 0 else np.mean(size)
+        relative = self.residuals if self.loss_space == "log" else self.residuals / size
         at = self.largest_compute if compute is None else compute
         return axis_effect(self.runs, relative, name, at, level)
 

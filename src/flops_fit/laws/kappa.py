@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.errors import InputError, check_number
+from flops_fit.errors import FitError, InputError, check_number
 from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import above_zero
@@ -323,6 +323,11 @@ class Muennighoff(Repeating):
 
 def additive_start(N: Floats, D: Floats, loss: Floats) -> dict[str, float]:
     """E, A, B, α and β on a grid of exponents: relative least squares, robustly compared."""
+    if np.min(loss) <= 0:
+        raise FitError(
+            "expected positive losses for this law, whose E is positive; some are not. Use "
+            'law="auto", or losses a constant higher.'
+        )
     log_n, log_d = np.mean(np.log(N)), np.mean(np.log(D))
     n, d = np.log(N / np.exp(log_n)), np.log(D / np.exp(log_d))
     best, values = np.inf, {}
