@@ -288,11 +288,12 @@ class Fit(Conditions, Questions):
         ``name`` is one of ``runs.texts``: a column of a few values, or an argument of ``Grid(axes=...)``.
         ln L is that of the law and a smooth part: c₁u + c₂u² + c₃u·ln C of a number, u its logarithm where
         it spans a factor of 1.5, or a constant for each text. It is fitted to the law's residuals beside
-        lines in ln N and ln C, with Student's intervals. InputError where there are too few runs.
+        lines in ln N and ln C, with Student's intervals; of losses of any sign relative to their mean size.
+        InputError where there are too few runs.
         """
         check_level(level)
-        size = np.abs(self.runs.loss)
-        size = size if np.min(self.runs.loss) > 0 else np.mean(size)
+        loss = self.runs.loss
+        size = loss if np.min(loss) > 0 else np.full_like(loss, np.mean(np.abs(loss)))
         relative = self.residuals if self.loss_space == "log" else self.residuals / size
         at = self.largest_compute if compute is None else compute
         return axis_effect(self.runs, relative, name, at, level)
