@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from flops_fit.fit import fit_runs
-from flops_fit.fit.misfit import _whitener
+from flops_fit.fit.misfit import _scatter, _whitener
 from flops_fit.fit.misfit_basis import Basis
 from flops_fit.fit.misfit_mean import MOST_POINTS, KappaMean, MisfitPrior, pool
 from flops_fit.fit.surface import points_of
@@ -49,6 +51,19 @@ def test_runs_of_a_group_share_half_of_their_noise():
     covariance = np.where(size > 1, 0.5, 1.0) * np.eye(len(groups)) + 0.5 * (shared & (size > 1))
     rows = whiten(np.linalg.cholesky(covariance).T)
     np.testing.assert_allclose(rows.T @ rows, np.eye(len(groups)), atol=1e-10)
+
+
+def test_half_of_few_runs_met_exactly_are_not_taken_for_no_noise():
+    """Five constants meet five of ten runs; an outlier among many runs counts for little."""
+    few = SurfaceSolver(Hoffmann, points_of(RunTable.read(sweep(LAW, sizes=2)), log=True))
+    solution = few.fit(np.ones(10), "mad")
+    residuals = np.array([0.0] * 5 + [0.004, -0.003, 0.005, -0.002, 0.003])
+    rms = np.sqrt(np.sum(residuals**2) / 5)
+    assert _scatter(replace(solution, residuals=residuals), 0) == pytest.approx(rms, rel=0.3)
+    off = 0.003 * np.random.default_rng(0).normal(size=100)
+    off[0] = 1.0
+    many = replace(solution, residuals=off, weights=np.ones(100))
+    assert _scatter(many, 0) == pytest.approx(0.003, rel=0.2)
 
 
 def test_a_law_that_misses_has_wider_intervals_than_one_that_fits():

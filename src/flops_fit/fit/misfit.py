@@ -48,6 +48,7 @@ _AMPLITUDES = 8
 _NOISES = (0.5, 0.75, 1.0)  # times the scatter around the fitted law: the misfit explains the rest
 _LARGEST_AMPLITUDE, _SMALLEST_NOISE = 0.032, 1e-7
 _FAR_RESIDUAL = 3.0  # robust standard deviations from which a run's noise grows with its residual
+_CUT, _CUT_SHARE = 1.345, 0.7102  # where squares of normal noise are cut, and their mean then
 _STEPS = 40
 _WEIGHTLESS = 1e-3  # of the most likely value of (τ, ℓ, σ)
 
@@ -203,11 +204,21 @@ def posterior(evidence: Evidence) -> Posterior:
 
 
 def _scatter(solution: Solution, constants: float) -> float:
-    """Robust standard deviation of the residuals of the fitted runs, less other ``constants``."""
-    r = solution.residuals[solution.weights > 0]
-    spread = MAD_TO_SD * float(np.median(np.abs(r - np.median(r))))
-    k = len(solution.theta) + constants
-    return max(spread * float(np.sqrt(len(r) / max(len(r) - k, 1))), _SMALLEST_NOISE)
+    """Robust standard deviation of the residuals of the fitted runs, less other ``constants``.
+
+    That of their median, and of few runs, fewer than four times the constants, more and more that of
+    Huber's Proposal 2 (1964), whose squares are cut at ``_CUT`` standard deviations: a law may meet half of
+    few runs, and their median then says nothing.
+    """
+    r, k = solution.residuals[solution.weights > 0], len(solution.theta) + constants
+    spare = max(len(r) - k, 1.0)
+    median = MAD_TO_SD * float(np.median(np.abs(r - np.median(r)))) * np.sqrt(len(r) / spare)
+    sd = max(float(np.sqrt(np.sum(r**2) / spare)), _SMALLEST_NOISE)
+    for _ in range(_STEPS):
+        squares = float(np.sum(np.minimum((r / sd) ** 2, _CUT**2)))
+        sd = max(sd * float(np.sqrt(squares / (_CUT_SHARE * spare))), _SMALLEST_NOISE)
+    few = float(np.clip(1.5 * k / spare - 0.5, 0.0, 1.0))  # from four times as many runs on none
+    return max(float(np.sqrt((1 - few) * median**2 + few * sd**2)), _SMALLEST_NOISE)
 
 
 def _whitener(precision: Floats, points: Points) -> Callable[[Floats], Floats]:
