@@ -229,7 +229,10 @@ def plan_of(sizes: list[int], **changes: Any) -> flops_fit.SweepPlan:
     return flops_fit.plan_sweep(known, compute_budgets=[1e10], sizes=sizes, batch_size=4, **changes)
 
 
-HALF = 'cd "$FLOPS_FIT_RUN_DIR"; echo $$ >> pids; [ -e half ] && exec echo loss: 1; touch half; exec sleep 61'
+HALF = (
+    'cd "$FLOPS_FIT_RUN_DIR"; echo $$ >> pids; [ -e half ] && exec echo loss: 1; '
+    "sleep 61 & echo $! > child; touch half; wait"
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -251,10 +254,10 @@ def test_a_sweep_that_is_killed_takes_its_command_along_and_goes_on(
         time.sleep(0.05)
     driver.send_signal(number)
     driver.wait(60)
-    first = int(pids[0].with_name("pids").read_text())
-    while _alive(first) and time.monotonic() < until:
+    processes = [int(pids[0].with_name(name).read_text()) for name in ("pids", "child")]
+    while any(map(_alive, processes)) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not _alive(first)
+    assert not any(map(_alive, processes))
     task = flops_fit.CommandTask(command, "re:loss: (.*)")
     for _ in range(2):  # a finished run is not run again
         (run,) = flops_fit.run_sweep(plan_of([2]), task, output_dir=out, progress=False)

@@ -5,15 +5,14 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -54,6 +53,8 @@ _EXPECTED = (
 # In a run's folder: what the command printed, and how one ended that was exported.
 OUTPUT, EXIT_CODE = "output.txt", "exit_code"
 _REPORT_SECONDS = 0.5  # between reports that the run is under way
+# Told a process group, it ends that where its input ends without a second line, as where we are killed.
+_GUARD = "read -r group && ! read -r ended && kill -s TERM -- -$group && sleep $0 && kill -s KILL -- -$group"
 _MOST_BYTES = 2**24  # of an output that are read
 
 
@@ -307,17 +308,16 @@ class CommandTask:
         run_dir.mkdir(parents=True, exist_ok=True)
         resumed = int(any(run_dir.iterdir()))
         words, env, values = self._filled(experiment, run_dir)
-        if setpriv := shutil.which("setpriv"):  # it ends with this process, also if that is killed
-            words = [setpriv, "--pdeathsig", "TERM", "--", *words]
         progress = Progress(experiment.id, 0, experiment.steps, math.nan)
         late = False
-        with Interruption() as interruption, log.open("ab") as out:
+        with Interruption() as interruption, log.open("ab") as out, self._guard() as guard:
             before = out.tell()
             process = subprocess.Popen(
                 words, cwd=self.cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 start_new_session=True,
             )  # fmt: skip
             try:
+                guard(process.pid)
                 while process.poll() is None and not interruption.signal and not late:
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(_REPORT_SECONDS)
@@ -327,6 +327,8 @@ class CommandTask:
             finally:
                 if process.poll() is None or process.returncode:
                     self._stop(process)
+                with suppress(OSError):  # it was killed
+                    guard("")
             if interruption.signal and process.returncode:
                 end_by(interruption.signal)
         output = printed(log, before)
@@ -335,6 +337,19 @@ class CommandTask:
             reason = f"it took longer than {format_duration(self.timeout or 0)} and was stopped"
             run = replace(run, state="failed", reason=reason)
         return replace(run, seconds=time.perf_counter() - started, resumed=resumed)
+
+    @contextmanager
+    def _guard(self) -> Iterator[Callable[[object], None]]:
+        """What tells a line to a process that ends the command if this process is killed."""
+        if sys.platform == "win32":
+            yield lambda line: None
+            return
+        words = ["sh", "-c", _GUARD, str(math.ceil(self.grace))]
+        with subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, text=True,
+        ) as guard:  # fmt: skip
+            yield partial(print, file=guard.stdin, flush=True)
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
         """End a command and all that it started: ask, then insist."""
