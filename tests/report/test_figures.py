@@ -68,6 +68,18 @@ def test_no_text_touches_another_or_leaves_the_figure(fit: flops_fit.Fit) -> Non
                 assert not box.overlaps(place), (drawn.kind.name, text, other)
 
 
+@pytest.mark.parametrize("dpi", [100, 300])
+def test_keys_stay_in_the_figure_at_any_resolution(fit: flops_fit.Fit, dpi: int) -> None:
+    """Texts are up to 7 % wider at some than at others."""
+    for drawn in report.draw_figures(report.ReportData(fit)):
+        if legend := drawn.figure.axes[0].get_legend():
+            drawn.figure.set_dpi(dpi)
+            drawn.figure.draw_without_rendering()
+            box = legend.get_window_extent()
+            assert box.x0 >= 0, drawn.kind.name
+            assert box.x1 <= drawn.figure.bbox.x1, drawn.kind.name
+
+
 def test_every_drawing_takes_axes_and_returns_their_figure(sound: flops_fit.Fit) -> None:
     material = report.ReportData(sound)
     for kind in OF_A_FIT:

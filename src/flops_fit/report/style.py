@@ -37,6 +37,7 @@ DASHES = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 2)))
 DENSE = 400  # more points than this are thinned
 _CELLS = 90  # along each axis: of points that share one, the first is drawn
 _MAX_KEYS = 5  # budgets named in a legend; more have a strip of colours
+_HINTED = 1.07  # how much wider a text may be at other dots an inch
 PAD = 0.4  # around all that is drawn, in font sizes of 10 points
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -201,6 +202,7 @@ def _of_decades(low: float, high: float, digits: Iterable[float]) -> list[float]
 def finish(ax: Axes, columns: int = 2) -> Figure:
     """A faint grid, two open sides, small type, and a key above the axes; returns the figure."""
     from matplotlib.figure import Figure
+    from matplotlib.transforms import ScaledTranslation
 
     ax.spines[["top", "right"]].set_visible(False)
     for side in ("left", "bottom"):
@@ -211,18 +213,26 @@ def finish(ax: Axes, columns: int = 2) -> Figure:
     ax.tick_params(which="minor", color=FAINT, width=0.4, length=1.5)
     for axis in (ax.xaxis, ax.yaxis):
         axis.label.set(fontsize=NORMAL, color=INK)
-    handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        by_rows = [i for column in range(columns) for i in range(column, len(labels), columns)]
-        ax.legend(
-            [handles[i] for i in by_rows], [labels[i] for i in by_rows],
-            loc="lower left", bbox_to_anchor=(-0.02, 1.14 if ax.child_axes else 1.0),  # over a strip
-            ncols=columns, frameon=False, fontsize=SMALL, labelcolor=INK, handlelength=1.5, columnspacing=1.0,
-            handletextpad=0.5, borderaxespad=0.2, labelspacing=0.3,
-        )  # fmt: skip
     figure = ax.get_figure(root=True)
     if not isinstance(figure, Figure):
         raise ValueError("expected axes in a figure; these were removed from theirs.")
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        by_rows = [i for column in range(columns) for i in range(column, len(labels), columns)]
+        corner = -0.02, 1.14 if ax.child_axes else 1.0  # over a strip
+        legend = ax.legend(
+            [handles[i] for i in by_rows], [labels[i] for i in by_rows],
+            loc="lower left", bbox_to_anchor=corner, ncols=columns, frameon=False, fontsize=SMALL,
+            labelcolor=INK, handlelength=1.5, columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
+            labelspacing=0.3,
+        )  # fmt: skip
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+            box = legend.get_window_extent()
+            over = box.x0 + _HINTED * box.width - figure.bbox.x1  # beyond the right edge
+            if over > 0:
+                left = ScaledTranslation(-over / figure.dpi, 0, figure.dpi_scale_trans)
+                legend.set_bbox_to_anchor(corner, ax.transAxes + left)
     return figure
 
 
