@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, OutputError
 from flops_fit.execute import (
     CommandTask,
     Executor,
@@ -45,6 +46,17 @@ class TestInProcess(Contract):
     @pytest.fixture
     def executor(self) -> InProcessExecutor:
         return InProcessExecutor()
+
+
+def test_a_full_disk_for_the_task_of_a_pool_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    pool = PoolExecutor(1, 1)
+    with pytest.raises(OutputError, match=r"executor='pool': .* cannot be written \(No space left"):
+        pool.start(_tasks.square, print)
+    pool.close()
 
 
 class TestPool(Contract):

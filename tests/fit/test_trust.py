@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,11 @@ def severity(fit, code):
 def test_a_clean_sweep_is_ok():
     """Its N* at ten times the largest run is known well."""
     fit = fit_runs(sweep(LAW, sd=0.003))
-    assert severity(fit, "width_ahead") == "ok"
+    found = next(d for d in fit.diagnostics if d.code == "width_ahead")
+    assert found.severity == "ok"
+    assert re.search(
+        r"N\* is known within a factor of 1\.\d+, the loss to ±[\d.]+ %$", found.message
+    )
     assert fit.trust == "ok"
 
 

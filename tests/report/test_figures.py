@@ -159,6 +159,13 @@ def test_budgets_of_one_run_each_get_curves_too(sound: flops_fit.Fit) -> None:
     assert len(ax.texts) == 12
 
 
+def test_the_largest_budget_has_a_curve_however_many_there_are(sound: flops_fit.Fit) -> None:
+    data = report.isoflop_data(sound)
+    curves = tuple(replace(data.curves[0], budget=C) for C in np.geomspace(1e18, 1e21, 14))
+    ax = report.draw_isoflop(replace(data, curves=curves)).axes[0]
+    assert "10²¹" in [text.get_text().removeprefix("C = ") for text in ax.texts]
+
+
 def test_a_curve_does_not_follow_the_law_far_from_its_runs(lost: flops_fit.Fit) -> None:
     data: Isoflop = report.isoflop_data(lost)
     for curve in data.curves:

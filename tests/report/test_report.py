@@ -59,8 +59,6 @@ def test_the_table_holds_the_predictions(fit: flops_fit.Fit) -> None:
 
 
 def test_a_missing_interval_is_called_missing(fit: flops_fit.Fit) -> None:
-    from dataclasses import replace
-
     bare = replace(fit.predict(1e20), intervals=dict.fromkeys(fit.predict(1e20).intervals))
     told = chinchilla_table([bare])
     assert told.count("(none)") == 4
@@ -77,6 +75,16 @@ def test_the_answer_in_words_warns_where_the_fit_does(fit: flops_fit.Fit) -> Non
     )
     assert "• the grid is small → add runs" in warned
     assert "No problems" not in warned
+
+
+@pytest.mark.parametrize(
+    ("spread", "told"), [((1.001e9, 1.004e9), "is 1.00B."), ((1e9, 2e9), "is 1.00B to 2.00B.")]
+)
+def test_forms_that_agree_to_all_digits_shown_have_one_number(
+    fit: flops_fit.Fit, spread: tuple[float, float], told: str
+) -> None:
+    answer = replace(fit.predict(1e20), form_spread={"optimal_params": spread})
+    assert f"N* at this budget {told}" in answer_in_words(fit, answer, ())
 
 
 def test_figures_are_drawn_without_pyplot(fit: flops_fit.Fit) -> None:

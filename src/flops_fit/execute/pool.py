@@ -16,6 +16,7 @@ from typing import Any
 from flops_fit.errors import InputError, SweepError, check_whole
 from flops_fit.execute.executor import GpusPerRun, Handle, RemoteExecutor, Resources, Started
 from flops_fit.execute.process import Setting, fresh_processes, pack, start_worker, stop
+from flops_fit.files import output_errors
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
 from flops_fit.train.config import cores
@@ -85,7 +86,8 @@ class PoolExecutor(RemoteExecutor):
     def _prepare(self, task: Any) -> None:
         content = pack(task, "pool")
         self._folder = TemporaryDirectory(prefix="flops-fit-")
-        (Path(self._folder.name) / "task").write_bytes(content)
+        with output_errors(Path(self._folder.name), "executor='pool'"):
+            (Path(self._folder.name) / "task").write_bytes(content)
         self._context = fresh_processes(content)
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
@@ -120,7 +122,8 @@ class PoolExecutor(RemoteExecutor):
             except (OSError, EOFError, RuntimeError) as error:
                 raise SweepError(
                     f"executor='pool': no worker process could be started ({error_line(error)}). "
-                    "Where processes or memory have run out, ask for fewer workers."
+                    "Where processes or memory have run out, ask for fewer workers; where a path is too "
+                    "long, let TMPDIR name a shorter one."
                 ) from error
             self._running[handle] = Started(handle, experiment, worker, needs, gpus)
 

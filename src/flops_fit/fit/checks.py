@@ -14,7 +14,7 @@ from flops_fit.fit.table_checks import flat, mixed_loss_units, table_findings
 from flops_fit.flops.functions import Floats, FlopsFunction, Indices
 from flops_fit.records import Diagnostic, Severity
 from flops_fit.table.run_table import RunTable
-from flops_fit.text import listed
+from flops_fit.text import format_percent, listed
 
 _SIZE_EDGES = (0.5, 2.0)
 _PATTERN_LEVEL = 0.01
@@ -286,7 +286,8 @@ def width_ahead(evidence: Evidence) -> list[Diagnostic]:
     points, loss = evidence.solution.points, spans[1]
     if points.shift and loss:  # which may be negative: relative to the size of losses
         halves[1] = (loss[1] - loss[0]) / 2 / points.scale
-    shown = [f"within a factor of {np.exp(h):.3g}" if h < np.inf else "not at all" for h in halves]
+    words = f"within a factor of {np.exp(halves[0]):.3g}", f"to {format_percent(halves[1])}"
+    shown = [w if h < np.inf else "not at all" for w, h in zip(words, halves, strict=True)]
     over = [
         [half > limit for half, limit in zip(halves, limits, strict=True)]
         for limits in zip(*WIDTH_LIMITS, strict=True)

@@ -182,7 +182,7 @@ def _label_curves(ax: Axes, curves: dict[str, tuple[IsoflopCurve, Colour]]) -> N
 def _curves_to_draw(curves: tuple[IsoflopCurve, ...]) -> list[int]:
     """Which budgets get a curve: all, or of very many those with most runs, spaced over compute.
 
-    A budget of one or two runs gets one only where no budget has more.
+    The largest is among them. A budget of one or two runs gets one only where no budget has more.
     """
     if len(curves) <= _MAX_CURVES:
         return list(range(len(curves)))
@@ -194,7 +194,8 @@ def _curves_to_draw(curves: tuple[IsoflopCurve, ...]) -> list[int]:
         [i for i, c in enumerate(log_c) if low <= c <= high and enough[i]]
         for low, high in pairwise(edges)
     ]
-    return sorted({max(tier, key=lambda i: counts[i]) for tier in tiers if tier})
+    last = len(curves) - 1
+    return sorted({max(tier, key=lambda i: (i == last, counts[i])) for tier in tiers if tier})
 
 
 @dataclass(frozen=True)

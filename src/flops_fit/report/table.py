@@ -175,8 +175,8 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
         lines[-1] += " " + WORDS["minima"].format(isoflop=fit.isoflop)
     spread = p.form_spread.get("optimal_params")
     if spread is not None and spread[1] > spread[0]:
-        low, high = map(shown_count, spread)
-        lines.append(WORDS["forms"].format(low=low, high=high))
+        ends = " to ".join(dict.fromkeys(map(shown_count, spread)))
+        lines.append(WORDS["forms"].format(ends=ends))
     noted = [d for d in diagnostics if d.severity == "note" and d.code in _NOTED and d.action]
     about = "answer" if fit.trust != "no" and trust == "no" else "fit"
     fine = "Noted, and no reason for larger errors:"
