@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit.errors import OutputError
+from flops_fit.errors import InputError, OutputError
 from flops_fit.records import Run
-from flops_fit.store import Store, examine
+from flops_fit.store import Store, examine, recorded_runs
 from flops_fit.store.lease import take_lease
 from tests.conftest import make_experiment
 
@@ -101,6 +101,20 @@ def test_a_sweep_of_another_tool_is_refused(tmp_path: Path, content: str) -> Non
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(OutputError, match="not a record of flops-fit"):
         Store.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", '{"format": "flops-f'])
+def test_a_torn_sweep_json_loses_no_result(tmp_path: Path, content: str) -> None:
+    run = Store.open(tmp_path).publish(completed())
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(InputError, match="is torn. Run the sweep again with the same arguments"):
+        recorded_runs(tmp_path)
+    store = Store.open(tmp_path)
+    assert store.result(run.experiment.id) == run
+    assert store.notes[0].startswith(
+        "sweep.json was torn; it was renamed to sweep.json.unreadable-"
+    )
+    assert recorded_runs(tmp_path, all_runs=True) == [run]
 
 
 @pytest.mark.parametrize("schema", [1, 99])

@@ -86,7 +86,12 @@ class Store:
         probe = self.path / f".writable.{uuid.uuid4().hex}.tmp"
         probe.touch()
         probe.unlink()
-        if not write_new(marker, json.dumps({"format": SWEEP_FORMAT, "schema": SWEEP_SCHEMA})):
+        content = json.dumps({"format": SWEEP_FORMAT, "schema": SWEEP_SCHEMA})
+        if not write_new(marker, content):
+            if read.is_torn(self.path):
+                aside = read.set_aside(marker).name
+                self.notes.append(f"sweep.json was torn; it was renamed to {aside}.")
+                write_new(marker, content)
             read.read_sweep(self.path)
 
     def _set_runs_aside(self) -> None:
