@@ -18,7 +18,7 @@ from flops_fit.plan.planner import ENOUGH_TO_TUNE
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.resolve import RecipeTable, resolve_recipe
 from flops_fit.records import SAID_BY_FIT, Diagnostic, Run
-from flops_fit.report.figures import ReportData, draw_figures, save_figures
+from flops_fit.report.figures import FIGURES, ReportData, draw_figures, save_figures
 from flops_fit.report.page import write_page
 from flops_fit.report.table import answer_card, answer_in_words, chinchilla_table
 from flops_fit.store.read import TrainingCurve, training_curves
@@ -168,7 +168,11 @@ class Result:
         windows = show and matplotlib.get_backend().lower() in interactive
         data = self._report_data
         drawn = draw_figures(data, managed=True) if windows else data.drawn
-        save_figures(drawn, self.output_dir / "plots")
+        folder = self.output_dir / "plots"
+        save_figures(drawn, folder)
+        for name in {kind.name for kind in FIGURES} - {d.kind.name for d in drawn}:
+            for ending in ("png", "csv"):  # of an earlier sweep in this folder
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
         if windows:
             from matplotlib import pyplot
 

@@ -116,6 +116,8 @@ def test_the_result_answers_in_every_form(tmp_path: Path) -> None:
     assert told["tokens_per_param"] == pytest.approx(
         told["optimal_tokens"] / told["optimal_params"]
     )
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "rates.png").touch()  # of an earlier sweep that was tuned
     figures = result.plot(show=False)
     assert all(isinstance(f, Figure) for f in figures)
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {
