@@ -36,7 +36,7 @@ def under_way(ray: RayCluster, node: str, folder: Path) -> bool:
     there = ray.processes(node)
     for lease in folder.glob("sweep/runs/*/lease.json"):
         with suppress(OSError, ValueError):
-            kept = any((lease.parent / "checkpoint").iterdir())
+            kept = any((lease.parent / "checkpoint").glob("step-*"))  # none that is being written
             if kept and json.loads(lease.read_text())["pid"] in there:
                 return True
     return False

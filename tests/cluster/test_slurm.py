@@ -39,7 +39,7 @@ def end_as(slurm: SlurmCluster, *states: str) -> None:
 
 
 def checkpointed(folder: Path) -> bool:
-    return any(folder.glob("there/runs/*/checkpoint/*/*"))
+    return any(folder.glob("there/runs/*/checkpoint/step-*/*"))
 
 
 @contextmanager
