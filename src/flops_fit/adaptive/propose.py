@@ -101,8 +101,8 @@ class Criterion:
 
     def predictions(self, runs: Candidates) -> list[tuple[float, float]]:
         """(L, standard deviation) of runs to come, noise included."""
-        surface = self.evidence.posterior
-        losses = surface.one_run(surface.losses(runs.params, runs.tokens))
+        losses = self.evidence.posterior.losses(runs.params, runs.tokens)
+        losses = self.evidence.posterior.one_run(losses)
         low, middle, high = np.quantile(losses, [0.16, 0.5, 0.84], axis=0)
         return list(zip(middle.tolist(), ((high - low) / 2).tolist(), strict=True))
 
@@ -264,11 +264,8 @@ def best_batch(
     most = max(base - np.log(after) for _, after, _ in batches)
     if not most > 0:  # NaN where the fit has no optimum there
         return []
-    enough = (
-        b
-        for b in batches
-        if criterion.narrowed(b[1]) <= goal or base - np.log(b[1]) >= _ENOUGH_GAIN * most
-    )
+    least = base - _ENOUGH_GAIN * most
+    enough = (b for b in batches if criterion.narrowed(b[1]) <= goal or np.log(b[1]) <= least)
     return min(enough, key=lambda b: b[0])[2]
 
 
