@@ -92,7 +92,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def decay_groups(model: nn.Module, hparams: HParams) -> Groups:
-    """Two groups: parameters that decay; and norms, biases, scalars and embeddings, which do not."""
+    """Two groups: parameters that decay; norms, biases, scalars and nn.Embedding's, which do not."""
     decays = zip(decayed_and_rest(model), (float(hparams.weight_decay), 0.0), strict=True)
     return [{"params": params, "weight_decay": decay} for params, decay in decays if params]
 
