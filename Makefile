@@ -7,6 +7,8 @@ BROWSER := .browser
 IMAGES := .images
 SLURM := .slurm
 LOWEST := .venv-lowest
+# One more than there are cores, as some tests wait for processes.
+WORKERS = $$($(BIN)/python -c "import os; print(min(4, os.cpu_count() + 1))")
 CORE := tests/cli/test_answers.py tests/cli/test_command.py tests/cli/test_encodings.py tests/fit tests/laws tests/recipes tests/reference tests/report tests/table tests/test_files.py tests/test_text.py
 AXE := 4.14.1
 # npm does not trust by itself what the system trusts.
@@ -43,10 +45,10 @@ $(IMAGES)/.ready:
 	@touch $@
 
 test: install ## Run the tests, a file to a core (8 to 13 minutes on two), but the slowest
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: install ## Run the slowest tests: pages of the documentation, coverage of intervals, the demo, Ray (2 to 5 minutes)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist load -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow
 
 test-lowest: $(LOWEST)/.ready ## Run the tests that need no torch at the lowest versions that are declared (about 10 minutes)
 	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning $(CORE)

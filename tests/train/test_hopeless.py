@@ -150,6 +150,7 @@ def test_a_killed_sweep_goes_on_to_the_same_decisions(stopped, tmp_path, interru
     assert alike(again) == alike(stopped)
 
 
+@pytest.mark.slow
 def test_without_the_option_a_stopped_run_is_trained_in_full(full, tmp_path):
     flops_fit.run_sweep(plan(), output_dir=tmp_path, progress=False)
     assert not plan().diff(tmp_path).missing
