@@ -275,3 +275,19 @@ def test_the_name_of_a_run_in_several_rows_is_a_log_and_that_of_a_model_may_not_
     rows = {"params": np.repeat(N[:6], 3), "tokens": np.tile([1e9, 3e9, 1e10], 6)}
     rows["loss"] = LAW.loss(rows["params"], rows["tokens"])
     assert codes({**rows, heading: np.repeat(list("abcdef"), 3)}) == {"names_repeat": severity}
+
+
+def test_columns_without_a_value_among_the_runs_that_are_kept_tell_nothing() -> None:
+    rows = [
+        {"params": 1e6 * 2**i, "tokens": 2e7, "loss": 3.5 - 0.1 * i, "epochs": "n/a (kept)"}
+        for i in range(6)
+    ]
+    rows[0] |= {"epochs": 3, "loss": None}
+    table = RunTable.read(rows)
+    assert len(table) == 5
+    assert "epochs" not in {d.code for d in table.findings}
+    apart = [
+        {**r, "steps": 100 if i == 0 else None, "batch_tokens": 2e5} for i, r in enumerate(rows)
+    ]
+    apart[0]["tokens"] = None
+    assert all("nan" not in d.message for d in RunTable.read(apart).findings)

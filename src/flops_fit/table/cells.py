@@ -65,6 +65,12 @@ def _raised(text: str) -> str:
     return re.sub("[⁰¹²³⁴-⁹⁺⁻]+", lambda m: f"^{m[0].translate(_RAISED)}", text)
 
 
+def typical(values: Floats | float) -> float:
+    """The median of those that are finite, NaN without any."""
+    known = np.asarray(values)[np.isfinite(values)]
+    return float(np.median(known)) if known.size else math.nan
+
+
 def unit_factor(text: str) -> float | None:
     """What a unit multiplies by: ``M`` 1e6, ``billion tokens`` 1e9, ``PF-days`` 8.64e19, ``1e21``."""
     words = re.sub(r"[\s\-]+", "_", text.strip().lower()).strip("_.")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import TableError
 from flops_fit.table import columns as cols
-from flops_fit.table.cells import WORDS, Floats, is_missing
+from flops_fit.table.cells import WORDS, Floats, is_missing, typical
 from flops_fit.table.columns import (
     WHOLE_BATCH,
     ColumnMatch,
@@ -129,7 +129,7 @@ def _batch_unit(others: dict[str, Floats], told: dict[str, str]) -> list[str]:
         name, other, unit = other, name, "sequences"
     if other in others or not {name, "seq_len"} <= others.keys():
         return []
-    batch, length = (float(np.nanmedian(others[n])) for n in (name, "seq_len"))
+    batch, length = (typical(others[n]) for n in (name, "seq_len"))
     many = batch >= _MOST_SEQUENCES and length >= _LONG
     if not (many if unit == "tokens" else batch < length):
         return []
@@ -208,9 +208,9 @@ def _per_sample(read: Quantities, size: Floats) -> float | None:
         return None
     with np.errstate(all="ignore"):
         each = read.data["tokens"] / (read.others["step"] * size)
-    typical = float(np.nanmedian(each)) if np.any(np.isfinite(each)) else np.nan
-    alike = np.abs(each / typical - 1) < _ALIKE if typical > 0 else np.zeros(1, dtype=bool)
-    return typical if np.mean(alike) > _NEARLY_ALL else None
+    usual = typical(each)
+    alike = np.abs(each / usual - 1) < _ALIKE if usual > 0 else np.zeros(1, dtype=bool)
+    return usual if np.mean(alike) > _NEARLY_ALL else None
 
 
 def _tokens_of(others: Mapping[str, Floats]) -> tuple[Floats, str] | None:
@@ -229,27 +229,27 @@ def _complete(out: Quantities, planned: Floats | None, steps: tuple[Floats, str]
         data["tokens"] = steps[0]
         notes.append(f"The table has no tokens: D = {steps[1]}.")
         each = 6 * out.others.get("active_params", data["params"])
-        off = float(np.nanmedian(each * steps[0] / data["flops"])) if "flops" in data else 1.0
-        if not 1 / _COST_OFF < off < _COST_OFF:
+        off = typical(each * steps[0] / data["flops"]) if "flops" in data else 1.0
+        if off < 1 / _COST_OFF or off > _COST_OFF:
             out.off_steps = off, "flops / (6 × params)"
     elif steps is not None and out.unit == "tokens" and "batch" in steps[1]:
-        off = float(np.nanmedian(data["tokens"] / steps[0]))
+        off = typical(data["tokens"] / steps[0])
         if 1 / _OFF < off < _OFF and np.any(empty := np.isnan(data["tokens"]) & (steps[0] > 0)):
             data["tokens"] = np.where(empty, steps[0], data["tokens"])
             notes.append(f"{np.sum(empty)} runs have no tokens: D = {steps[1]}.")
-        repeated = off * float(np.nanmedian(out.others.get("epochs", 1.0)))
-        if not any(1 / _OFF < x < _OFF for x in (off, repeated)):
+        repeated = off * typical(out.others.get("epochs", 1.0))
+        if off > 0 and not any(1 / _OFF < x < _OFF for x in (off, repeated)):
             out.off_steps = off, steps[1]
     flops = out.matches.get("flops")
     if flops and flops.distance == 4 and "tokens" in data:
-        off = float(np.nanmedian(data["flops"] / (6 * data["params"] * data["tokens"])))
+        off = typical(data["flops"] / (6 * data["params"] * data["tokens"]))
         if not 1 / _PLANNED_OFF < off < _PLANNED_OFF:
             del data["flops"], out.matches["flops"]
             notes[:] = [note for note in notes if repr(flops.column) not in note]
             notes += [f"The column {flops.column!r} is no compute of whole runs; it is not used."]
     if "flops" not in data and planned is not None:
         ratio = planned / (6 * data["params"] * data["tokens"]) if "tokens" in data else 1.0
-        if 1 / _PLANNED_OFF < float(np.nanmedian(ratio)) < _PLANNED_OFF:
+        if 1 / _PLANNED_OFF < typical(ratio) < _PLANNED_OFF:
             data["flops"] = planned
             column = out.matches["budget"].column
             notes.append(f"The table has no FLOPs: C is the planned compute, {column!r}.")
@@ -265,7 +265,7 @@ def _complete(out: Quantities, planned: Floats | None, steps: tuple[Floats, str]
 def _name_budgets(out: Quantities) -> None:
     """Where budgets are no FLOPs but names of them, use the compute of their runs instead."""
     data, names = out.data, out.data["budget"]
-    off = float(np.nanmedian(names / data["flops"]))
+    off = typical(names / data["flops"])
     if 1 / _PLANNED_OFF < off < _PLANNED_OFF:
         return
     column = out.matches.pop("budget").column
@@ -287,21 +287,23 @@ def _costs(out: Quantities) -> None:
         product = data["params"] * data["tokens"]
         known, gaps = np.isfinite(data["flops"]), np.isnan(data["flops"]) & (product > 0)
         if np.any(known & (product > 0)) and np.any(gaps):
-            rate = float(np.nanmedian(data["flops"][known] / product[known]))
+            rate = typical(data["flops"][known] / product[known])
             data["flops"] = np.where(gaps, rate * product, data["flops"])
             notes.append(
                 f"{np.sum(gaps)} runs have no FLOPs: C = {rate:.3g}·N·D, as the others have."
             )
         return
     per_token, active = out.others.get("flops_per_token"), out.others.get("active_params")
-    if per_token is not None and np.nanmedian(per_token / (6 * data["params"])) > _LEAST_PER_TOKEN:
+    if per_token is not None and typical(per_token / (6 * data["params"])) > _LEAST_PER_TOKEN:
         each, words = per_token, "the FLOPs of a token times D was taken"
     elif active is not None and not np.array_equal(active, data["params"], equal_nan=True):
         each, words = 6 * active, "6·N_active·D was assumed; N counts all"
     else:
         each, words = 6 * data["params"], "6·N·D was assumed"
-        out.asks_active = bool(np.nanmax(out.others.get("experts", 0)) > 1)
-    out.asks_length = out.unit == "samples" and bool(np.nanmax(out.others.get("seq_len", 0)) > 1)
+        out.asks_active = bool(np.nanmax(out.others.get("experts", 0), initial=0) > 1)
+    out.asks_length = out.unit == "samples" and bool(
+        np.nanmax(out.others.get("seq_len", 0), initial=0) > 1
+    )
     data["flops"] = each * data["tokens"]
     notes.append(f"The table has no FLOPs: C = {words}.")
 

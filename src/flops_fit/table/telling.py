@@ -34,18 +34,22 @@ def telling(
         for h, c in raw.cells.items()
         if h == label or _setting(h)
     }
-    if read.asks_epochs:
-        most, column = np.nanmax(read.others["epochs"][kept]), read.matches["tokens"].column
-        out.append(_finding("epochs", most=most, column=column))
+
+    def most(name: str) -> float:
+        return float(np.nanmax(read.others[name][kept], initial=0.0))
+
+    if read.asks_epochs and (of := most("epochs")):
+        column = read.matches["tokens"].column
+        out.append(_finding("epochs", most=of, column=column))
     if read.off_steps is not None:
         off, counted = read.off_steps
         severe: Literal["warning", "note"] = "note" if 0.5 <= off <= 2 else "warning"
         out.append(_finding("tokens_differ", severe, off=off, words=counted))
-    if read.asks_length:
-        most, column = np.nanmax(read.others["seq_len"][kept]), read.matches["tokens"].column
-        out.append(_finding("lengths", most=most, column=column))
-    if read.asks_active:
-        out.append(_finding("experts", most=np.nanmax(read.others["experts"][kept])))
+    if read.asks_length and (of := most("seq_len")):
+        column = read.matches["tokens"].column
+        out.append(_finding("lengths", most=of, column=column))
+    if read.asks_active and (of := most("experts")):
+        out.append(_finding("experts", most=of))
     same = [rows for rows in _grouped(zip(N.tolist(), D.tolist(), strict=True)) if len(rows) > 1]
     differing = [
         h
