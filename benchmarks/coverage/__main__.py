@@ -69,7 +69,12 @@ class Case:
     def design_points(self) -> tuple[np.ndarray, np.ndarray]:
         """N and C of each run."""
         budgets = np.geomspace(1e18, 1e20, 5)
-        counts = {"uniform": (7, 7, 7, 7, 7), "tapered": (12, 9, 6, 4, 2), "small": (5, 5, 5, 5)}
+        counts = {
+            "uniform": (7, 7, 7, 7, 7),
+            "tapered": (12, 9, 6, 4, 2),
+            "small": (5, 5, 5, 5),
+            "few": (5, 5),
+        }
         sizes, compute = [], []
         for C, count in zip(budgets, counts[self.design], strict=False):
             best = self.law.optimal(C).params
@@ -100,6 +105,7 @@ def cases() -> Iterator[Case]:
         yield Case(kappa, asymmetric, noise, design)
     yield Case(1.0, False, "normal", "small", 0.01)
     yield Case(0.5, True, "normal", "small", 0.01)
+    yield Case(1.0, False, "normal", "few")
     for shared in (0.005, 0.01):
         yield Case(1.0, False, "normal", "uniform", 0.003, shared)
 

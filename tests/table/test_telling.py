@@ -291,3 +291,16 @@ def test_columns_without_a_value_among_the_runs_that_are_kept_tell_nothing() -> 
     ]
     apart[0]["tokens"] = None
     assert all("nan" not in d.message for d in RunTable.read(apart).findings)
+
+
+def test_budgets_that_only_name_groups_may_be_missing_or_have_no_compute() -> None:
+    rows = [
+        {"params": 1e6 * 2**i, "tokens": 2e7 * 2 ** (j - i), "loss": 3.5 - 0.1 * i, "budget": j + 1}
+        for j in range(3)
+        for i in range(3)
+    ]
+    rows[0]["budget"] = None
+    rows += [{"params": None, "tokens": 1e7, "loss": 3.0, "budget": 9}]
+    table = RunTable.read(rows)
+    assert len(table) == 8
+    assert len(np.unique(table.budget)) == 3

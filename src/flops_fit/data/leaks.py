@@ -17,14 +17,14 @@ from flops_fit.fingerprint import fingerprint_values
 _PAIRS, _FEWEST = 12, 6  # neighbours that are compared, and of them those that differ
 _HELD_OUT = 64  # samples that are looked for
 _SECONDS = 0.25  # for which they are
-_AT_ONCE = 256
+_AT_ONCE = 32
 
 
 def shared_by_neighbours(data: DataSpec) -> float:
     """The share of a sample that begins the next one, as of windows of one text at every few positions."""
     steps: set[int] | None = None
     length = differing = 0
-    with suppress(Exception), rng.kept():  # the user's code may raise anything; training tells it
+    with suppress(Exception), rng.kept():  # of the user's code; training raises it again
         for place in np.unique(np.linspace(0, len(data.dataset) - 2, _PAIRS).astype(int)).tolist():
             reading.seed_from_key(0)
             pair = [numbers_of(s) for s in reading.fetch(data.dataset, [place, place + 1])]
@@ -48,7 +48,7 @@ def held_out_seen(data: DataSpec, held_out: DataSpec) -> tuple[int, int]:
     """How many of some held-out samples are met among those trained on, in a short time; and of how many."""
     met: set[str] = set()
     wanted: set[str] = set()
-    with suppress(Exception), rng.kept():
+    with suppress(Exception), rng.kept():  # of the user's code, as above
         wanted = {fingerprint_values(s) for s in held_out.spread(_HELD_OUT)}
         if data.dataset is held_out.dataset:
             return len(wanted), len(wanted)

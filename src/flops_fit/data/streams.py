@@ -35,9 +35,7 @@ def order_of(dataset: Any) -> Order:
 
     ``"unknown"`` where other samples come with another seed, and none of the first is met again.
     """
-    with suppress(
-        Exception
-    ):  # the user's code may raise anything; where it is told, it does so again
+    with suppress(Exception):  # of the user's code; training, where it is told, raises it again
         first, other = _head(dataset, 0, 0), _head(dataset, 1, 0)
         if not _same(first, other):
             return "by seed" if _met_again(dataset, first) else "unknown"

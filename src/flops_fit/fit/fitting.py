@@ -290,11 +290,6 @@ def quick_fit(runs: RunTable, flops: FlopsFunction, rule: HParamRule | None = No
 
 def _where_repeats_help(problem: FitProblem) -> FitProblem:
     """The problem of the law of repeated data, with the runs that it can express."""
-    if problem.points.shift:
-        raise FitError(
-            "expected positive losses for the law of repeated data, whose E is positive; some are not. "
-            'Use law="auto", or losses a constant higher.'
-        )
     helped, keep, hurt = repeated.where_repetition_helps(problem.table)
     check_runs(helped, len(Muennighoff.parameters()))
     points, base = points_of(helped, problem.points.log), problem.base[keep]

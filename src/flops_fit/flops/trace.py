@@ -290,11 +290,9 @@ def each_operation(see: Callable[..., None], draw: int = 0) -> Iterator[None]:
 
     compiles = "torch._dynamo" in sys.modules  # else nothing is compiled, and its import is slow
     stance = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
-    attention = torch.backends.mha
+    attention = torch.backends.mha  # in evaluation it makes one operation of a layer
     fuses = attention.get_fastpath_enabled()
-    attention.set_fastpath_enabled(
-        False
-    )  # one operation for a layer in evaluation, on a CPU or a GPU
+    attention.set_fastpath_enabled(False)
     try:
         with stance, Count():  # type: ignore[no-untyped-call]  # it has no types
             yield

@@ -163,7 +163,7 @@ def batch_norms(spec: ModelSpec, size: Any) -> list[str]:
 
 
 def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> list[Diagnostic]:
-    """Randomness in samples that makes a run unrepeatable, or a held-out loss noisy."""
+    """Held-out samples that are trained on, and randomness that makes runs unrepeatable or losses noisy."""
     out = []
     met, looked_at = held_out_seen(data, held_out) if own_held_out else (0, 0)
     if met:

@@ -40,17 +40,21 @@ def read_run(path: Path, experiment_id: str) -> Run:
     return run
 
 
+class TornError(OutputError):
+    """The ``sweep.json`` of a folder that has runs is no JSON."""
+
+
 def read_sweep(folder: Path) -> dict[str, Any]:
     """``sweep.json``; OutputError where it is not of flops-fit, or of another schema."""
     marker = folder / "sweep.json"
-    if is_torn(folder):
-        raise OutputError(
-            f"output_dir: {marker} is torn. Run the sweep again with the same arguments: its results are "
-            "kept, and the file is written again."
-        )
     try:
         content = read_json(marker)
-    except TableError:
+    except TableError as error:
+        if (folder / "runs").is_dir():
+            raise TornError(
+                f"output_dir: {marker} is torn. Run the sweep again with the same arguments: its results "
+                "are kept, and the file is written again."
+            ) from error
         content = None
     if not isinstance(content, dict) or content.get("format") != SWEEP_FORMAT:
         raise OutputError(
@@ -63,15 +67,6 @@ def read_sweep(folder: Path) -> dict[str, Any]:
             "version that wrote it, or another output_dir."
         )
     return content
-
-
-def is_torn(folder: Path) -> bool:
-    """Whether the ``sweep.json`` of a folder that has runs is no JSON."""
-    try:
-        read_json(folder / "sweep.json")
-    except TableError:
-        return (folder / "runs").is_dir()
-    return False
 
 
 def set_aside(path: Path) -> Path:

@@ -88,11 +88,12 @@ class Store:
         probe.unlink()
         content = json.dumps({"format": SWEEP_FORMAT, "schema": SWEEP_SCHEMA})
         if not write_new(marker, content):
-            if read.is_torn(self.path):
+            try:
+                read.read_sweep(self.path)
+            except read.TornError:
                 aside = read.set_aside(marker).name
                 self.notes.append(f"sweep.json was torn; it was renamed to {aside}.")
                 write_new(marker, content)
-            read.read_sweep(self.path)
 
     def _set_runs_aside(self) -> None:
         if holders := list(self.holders().items()):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, TableError, nearest_name
-from flops_fit.table.cells import HEADINGS, WORDS, Floats, is_missing, marks, numbers
+from flops_fit.table.cells import HEADINGS, WORDS, Floats, is_missing, marks, numbers, typical
 from flops_fit.table.headings import (
     FRACTIONAL,
     TEXT,
@@ -185,8 +185,9 @@ def find_numbers(
             candidates["tokens"] = candidates["total_tokens"]  # of one device, or of all?
             with suppress(TableError):
                 one, every = (raw.numbers(name, ColumnMatch(h)) for h in ("tokens", "total_tokens"))
-                devices = every / one
-                if np.nanmin(devices) >= 1 and np.allclose(devices % 1, 0, equal_nan=True):
+                with np.errstate(all="ignore"):
+                    devices = every / one
+                if typical(devices) >= 1 and np.allclose(devices % 1, 0, equal_nan=True):
                     del candidates["tokens"]
         if candidates:
             matches[name] = _best(name, candidates, raw)

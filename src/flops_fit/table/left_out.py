@@ -86,7 +86,7 @@ def censored_rows(
 
 
 def flags(raw: Raw, last: bool = False) -> dict[int, str]:
-    """The rows that a column of yes and no such as ``diverged``, or ``done``, speaks against."""
+    """The rows that a true-or-false column marks as failed; with ``last``, as not the last of their run."""
     good = WORDS["final"] if last else WORDS["finished"] - WORDS["final"]
     bad = frozenset() if last else WORDS["failed"]
     out: dict[int, str] = {}

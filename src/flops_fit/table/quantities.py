@@ -269,14 +269,17 @@ def _name_budgets(out: Quantities) -> None:
     if 1 / _PLANNED_OFF < off < _PLANNED_OFF:
         return
     column = out.matches.pop("budget").column
-    groups = [data["flops"][names == name] for name in np.unique(names)]
-    means = np.array([np.exp(np.nanmean(np.log(C))) for C in groups])
-    spread = np.median([np.nanmax(C) / np.nanmin(C) for C in groups])
+    known = np.isfinite(names) & np.isfinite(data["flops"])
+    each, group = np.unique(names[known], return_inverse=True)
+    groups = [data["flops"][known][group == i] for i in range(len(each))]
+    spread = typical(np.array([np.max(C) / np.min(C) for C in groups]))
     if spread > _ONE_BUDGET:
         del data["budget"]
         out.notes.append(f"The column {column!r} is no compute in FLOPs; it is not used.")
         return
-    data["budget"] = means[np.searchsorted(np.unique(names), names)]
+    means = np.array([np.exp(np.mean(np.log(C))) for C in groups])
+    data["budget"] = np.full(len(names), np.nan)
+    data["budget"][known] = means[group]
     out.notes.append(f"The column {column!r} only names budgets: each is the mean C of its runs.")
 
 
