@@ -48,6 +48,8 @@ def where_repetition_helps(runs: RunTable) -> tuple[RunTable, Bools, list[Diagno
 
     Worse is three standard deviations above the lowest loss of the same N and U; seeds are averaged.
     """
+    if np.min(runs.loss) <= 0:  # which the law itself refuses
+        return runs, np.ones(len(runs), bool), []
     limit = np.exp(_MOST_SD * run_noise(runs))
     epochs = epochs_of(runs)
     reasons: dict[int, str] = {}
