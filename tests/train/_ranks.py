@@ -220,8 +220,8 @@ def sweep(folder: Path) -> Any:
         "model_size_param": "width",
         "dataset": Rows(samples=3000),  # so that no run repeats data, which would cost a larger fit
         "loss_fn": masked,
-        "compute_budgets": [1e6, 2e6, 4e6],
-        "sizes": [4, 8, 16],
+        "compute_budgets": [5e5, 1e6, 2e6],
+        "sizes": [4, 6, 8],
         "flops": "6nd",
         "hparams": {"batch_units": 33, "lr": 0.01},
         "progress": False,

@@ -18,6 +18,7 @@ from flops_fit.plan.planner import check_fittable
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.resolve import RecipeLike
 from flops_fit.result import Result
+from flops_fit.store.store import Store
 from flops_fit.train.config import TrainingConfig
 from flops_fit.train.metrics import Measures
 from flops_fit.tune.joint import valley_prior
@@ -151,6 +152,8 @@ def find_optimal(
             f"tune: {tuning_options.kind!r} needs runs that train, and simulated runs have no learning "
             "rate. Leave tune out, or give mode='local'."
         )
+    if train:
+        Store(Path(output_dir)).refuse_foreign()  # before planning, which takes longer
     plan = make_plan(sweep)
     if not train:
         return plan

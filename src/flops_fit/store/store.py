@@ -71,18 +71,24 @@ class Store:
             store.runs.mkdir(exist_ok=True)
         return store
 
-    def _claim(self) -> None:
-        marker = self.marker
-        self.path.mkdir(parents=True, exist_ok=True)
-        refuse_links(self.path)
-        if not marker.exists():
+    def refuse_foreign(self) -> None:
+        """OutputError where the folder is no sweep's and holds something; it is only looked at."""
+        with output_errors(self.path):
+            if self.marker.exists() or not self.path.exists():
+                return
             others = (p for p in self.path.iterdir() if not (p / "sweep.json").exists())
             foreign = sorted(p.name for p in others if not p.name.startswith("."))
-            if foreign and not marker.exists():  # which another driver may just have written
+            if foreign and not self.marker.exists():  # which another driver may just have written
                 raise OutputError(
                     f"output_dir: {self.path} holds {foreign[:4]} and no sweep of flops-fit. Expected "
                     "an empty or new folder, or that of an earlier sweep: choose another output_dir."
                 )
+
+    def _claim(self) -> None:
+        marker = self.marker
+        self.path.mkdir(parents=True, exist_ok=True)
+        refuse_links(self.path)
+        self.refuse_foreign()
         probe = self.path / f".writable.{uuid.uuid4().hex}.tmp"
         probe.touch()
         probe.unlink()
