@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,8 +118,9 @@ def arguments() -> dict[str, Any]:
     ids=["find_optimal", "plan_sweep"],
 )
 def test_every_argument_of_planning_is_handed_on(
-    monkeypatch: pytest.MonkeyPatch, call: Any, name: str, module: Any, wanted: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: Any, name: str, module: Any, wanted: bool
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     given = arguments()
     assert set(given) == set(PLAN) - {"requires_data"}
     stage = Stage(plan.make_plan)
@@ -133,7 +135,7 @@ def test_every_argument_of_planning_is_handed_on(
 def test_every_argument_of_running_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(find, "make_plan", lambda sweep: PILOT)
     monkeypatch.setattr(find, "check_fittable", lambda plan: None)
-    given: dict[str, Any] = {name: object() for name in OPTIONS}
+    given: dict[str, Any] = {name: object() for name in OPTIONS} | {"output_dir": "of its own"}
     expected = {"plan": PILOT, "task": PILOT.task, "options": run.RunOptions(**given)}
     for module, call in (
         (find, partial(find_optimal, MLP, **given)),
@@ -150,7 +152,7 @@ def test_every_argument_of_an_adaptive_sweep_is_handed_on(monkeypatch: pytest.Mo
     stage = Stage(find.find_adaptively)
     monkeypatch.setattr(find, "make_plan", lambda sweep: PILOT)
     monkeypatch.setattr(find, "find_adaptively", stage)
-    given: dict[str, Any] = {name: object() for name in OPTIONS}
+    given: dict[str, Any] = {name: object() for name in OPTIONS} | {"output_dir": "of its own"}
     design = Adaptive(target_compute=1e12, half_width=0.2, max_flops=1e9)
     with pytest.raises(Stop):
         find_optimal(MLP, **given, sizes=[4, 8], design=design)

@@ -25,6 +25,7 @@ _LOOKED_AT = 512  # where they do
 _MOST_LOOKED_AT = 8_192  # where a collation may pad the first that differs
 _SECONDS = 1.0  # for which one is looked for
 MOST_READ = 16_384  # samples of a run that are read for its units and lengths
+_MOST_EPOCHS = 16  # of a small data set, in which little differs from one to the next
 _MOST_UNPADDED = 4_096  # of these, of which each is measured by itself
 _GROUP = 4  # samples of a batch that FLOPs are counted on
 _MOST_AXES = 2  # lengths that FLOPs are a quadratic function of; with more, of all numbers
@@ -85,7 +86,10 @@ class Lengths:
 
     def typical(self) -> tuple[float, Floats]:
         """Units of a sample, and the row of its FLOPs, in the mean over all data, ``nominal`` a batch."""
-        return self.of_run(self.nominal, math.ceil(MOST_READ / self.nominal), 0)
+        few = (
+            _MOST_EPOCHS * self.data.size if self.data is not None and self.data.size else MOST_READ
+        )
+        return self.of_run(self.nominal, math.ceil(min(few, MOST_READ) / self.nominal), 0)
 
     def of_run(self, batch_size: int, steps: int, seed: int) -> tuple[float, Floats]:
         """Units of a sample, and the row of its FLOPs, in the mean over the batches of a run.
