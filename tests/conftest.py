@@ -128,8 +128,15 @@ SLOW = (
     "tune/test_joint.py::test_an_adaptive_sweep_decides_the_same",
 )
 
+# Files of few tests that take long: they come first, or the others would have ended before them.
+LONG = tuple(
+    f"tests/{name}.py"
+    for name in ("train/test_ranks", "cli/test_sweep_commands", "execute/test_ray", "api/test_tune")
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW) and "README" not in item.nodeid:
             item.add_marker("slow")
