@@ -1,6 +1,6 @@
 """What does it gain to run several at a time, and what does each place cost a run?
 
-    python -m benchmarks.execute                  # everything, about 16 minutes on two cores
+    python -m benchmarks.execute                  # everything, 36 minutes on two cores
     python -m benchmarks.execute --only overhead
     python -m benchmarks.execute --quick          # fewer and shorter runs
 
