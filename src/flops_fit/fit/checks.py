@@ -138,7 +138,7 @@ class Outlier:
 
 # Fits of each level among public sweeps, cut and thinned, and the factor of N* and the share of the
 # loss that one in ten of their predictions up to 30 times ahead missed by: benchmarks/calibration.
-TRUST_WORTH = {"ok": (104, 1.26, 0.017), "caution": (188, 1.42, 0.064), "no": (33, 4.43, 0.095)}
+TRUST_WORTH = {"ok": (104, 1.26, 0.017), "caution": (189, 1.43, 0.062), "no": (32, 4.57, 0.076)}
 
 
 def trust_worth(level: str) -> str:
