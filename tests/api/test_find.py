@@ -354,7 +354,8 @@ def test_bad_input_is_told_before_anything_is_spent(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_foreign_folder_is_refused_before_training(tmp_path: Path, sweep: dict[str, Any]) -> None:
+def test_a_foreign_folder_is_refused_before_planning(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    sweep["dataset"] = Untouchable()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"holds \['notes.txt'\]"):
         flops_fit.find_optimal(**sweep, output_dir=tmp_path)

@@ -12,7 +12,7 @@ import flops_fit
 from flops_fit import reference
 from flops_fit.errors import InputError, TableError
 from flops_fit.fit import Fit, backtest, fit_runs
-from flops_fit.fit.repeated import run_noise
+from flops_fit.fit.repeated import run_noise, where_repetition_helps
 from flops_fit.fit.solver import huber
 from flops_fit.laws import Hoffmann, Law, Muennighoff
 from flops_fit.table import RunTable
@@ -390,9 +390,13 @@ def test_auto_needs_the_supply_of_every_run():
     assert len(fit.runs) == len(runs["loss"])
 
 
-def test_losses_without_a_logarithm_have_the_usual_noise():
+def test_runs_whose_losses_have_no_logarithm_all_stay():
     rows = [{"params": 1e8, "tokens": 1e9, "loss": -1.0 - 0.1 * i} for i in range(9)]
-    assert run_noise(RunTable.read(rows)) == 0.004
+    runs = RunTable.read(rows)
+    kept, keep, findings = where_repetition_helps(runs)
+    assert kept is runs
+    assert keep.all()
+    assert findings == []
 
 
 def test_a_supply_of_no_run_is_refused():

@@ -18,7 +18,7 @@ from flops_fit.flops import trace_flops
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsCounter
-from flops_fit.plan.lengths import look_at
+from flops_fit.plan.lengths import Lengths, look_at
 from flops_fit.records import Experiment
 from flops_fit.train import Trainer
 from tests.conftest import MLP, Blobs, cross_entropy
@@ -343,6 +343,20 @@ def test_of_a_long_run_whole_epochs_are_read() -> None:
     units, row = found.of_run(len(own), 10**6, 0)
     assert units == pytest.approx(sum(map(len, own)) / len(own), rel=1e-9)
     assert row[0] == 1.0
+
+
+def test_a_typical_batch_is_of_sixteen_epochs_of_small_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = TEXTS[:300]
+    found = look_at(spec(rows, lambda r: (padded(r), padded(r, -100))), Objective(tokens), 10)
+    assert found is not None
+    assert found.data is not None
+    read: list[Any] = []
+    keep = Lengths._kept
+    monkeypatch.setattr(Lengths, "_kept", lambda self, r: read.extend(r) or keep(self, r))
+    found.typical()
+    assert len(read) == 16 * found.data.size
 
 
 def test_an_example_that_cannot_be_repeated_is_counted_as_it_is() -> None:

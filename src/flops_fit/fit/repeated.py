@@ -36,8 +36,6 @@ def epochs_of(runs: RunTable) -> Floats:
 
 def run_noise(runs: RunTable) -> float:
     """The relative noise of a run: the median sd of three or more groups of equal N, D and U."""
-    if np.min(runs.loss) <= 0:
-        return _USUAL_NOISE
     losses = [np.log(runs.loss[same]) for same in _same(runs, *runs.setting()[1:]) if len(same) > 1]
     spreads = [float(np.std(z, ddof=1)) for z in losses]
     return float(np.median(spreads)) if len(spreads) >= 3 else _USUAL_NOISE

@@ -86,10 +86,9 @@ class Lengths:
 
     def typical(self) -> tuple[float, Floats]:
         """Units of a sample, and the row of its FLOPs, in the mean over all data, ``nominal`` a batch."""
-        few = (
-            _MOST_EPOCHS * self.data.size if self.data is not None and self.data.size else MOST_READ
-        )
-        return self.of_run(self.nominal, math.ceil(min(few, MOST_READ) / self.nominal), 0)
+        size = self.data.size if self.data is not None else None
+        samples = min(MOST_READ, _MOST_EPOCHS * (size or MOST_READ))
+        return self.of_run(self.nominal, math.ceil(samples / self.nominal), 0)
 
     def of_run(self, batch_size: int, steps: int, seed: int) -> tuple[float, Floats]:
         """Units of a sample, and the row of its FLOPs, in the mean over the batches of a run.
