@@ -84,6 +84,7 @@ def blobs() -> Blobs:
 
 # What takes longest, by its file and function: `make test` leaves it to `make test-slow`.
 SLOW = (
+    "adaptive/test_criterion.py::test_a_drifting_exponent_stays_inside",
     "adaptive/test_find_optimal.py::test_the_name_answers",
     "adaptive/test_find_optimal.py::test_training_goes",
     "adaptive/test_sweep.py::test_a_pilot_far_beside",
@@ -110,9 +111,11 @@ SLOW = (
     "fit/test_compare.py::test_a_known_gain_is_found[1.3]",
     "fit/test_compare.py::test_intervals_hold_the_truth",
     "fit/test_coverage.py::test_ninety_per_cent",
+    "fit/test_experts.py::test_intervals_of_the_gain_hold",
     "fit/test_groups.py::test_the_test_of_equal_exponents",
     "fit/test_questions.py::test_ninety_per_cent",
     "fit/test_saving.py::test_a_saved_fit_comes_back_with_every_answer[search]",
+    "fit/test_search.py::test_laws_of_repeated_data_are_tried",
     "laws/test_steps.py::test_a_search_tries_it",
     "plan/test_transformers.py::test_a_family_with_masks_is_planned_and_trained[bart]",
     "plan/test_transformers.py::test_a_family_with_masks_is_planned_and_trained[bert]",
@@ -125,7 +128,10 @@ SLOW = (
     "test_docs.py::test_a_page_runs_from_top_to_bottom",
     "train/test_checkpoint.py::test_a_kill_at_any_instant_loses_nothing_that_was_saved[random]",
     "train/test_hopeless.py::test_a_killed_sweep_goes_on",
+    "train/test_hopeless.py::test_several_at_once_make",
+    "train/test_hopeless.py::test_without_the_option",
     "tune/test_joint.py::test_an_adaptive_sweep_decides_the_same",
+    "tune/test_joint.py::test_runs_made_again_in_a_pilot",
 )
 
 # Files of few tests that take long: they come first, or the others would have ended before them.

@@ -142,7 +142,6 @@ def test_a_sweep_says_how_large_the_misfit_is():
     assert any(step.startswith(line) for step in found.steps)
 
 
-@pytest.mark.slow
 def test_a_drifting_exponent_stays_inside():
     """Of ten sweeps, eight hold; of five that hold so often, fewer than three do once in seventeen."""
     law, held = Drifting(0.005, -0.005), 0

@@ -48,7 +48,6 @@ def test_compute_is_that_of_active_parameters(noisy: Fit) -> None:
     assert fit_runs(again, "experts").params == pytest.approx(noisy.params, rel=1e-6)
 
 
-@pytest.mark.slow
 def test_intervals_of_the_gain_hold_the_truth_nine_times_in_ten() -> None:
     """Gain over dense and loss at ten times the largest run, N_active under a cap, q and r, in 40 sweeps."""
     C, S = 3e20, 10.0

@@ -34,7 +34,6 @@ def test_the_default_stays_where_no_form_is_clearly_better() -> None:
     assert fit.predict(1e21).to_dict() == default.predict(1e21).to_dict()
 
 
-@pytest.mark.slow
 def test_laws_of_repeated_data_are_tried_where_the_runs_say_how_much_was_unique() -> None:
     fit = fit_runs(reference.runs("muennighoff2023_c4"), "search")
     tried = {form.law: form for form in fit.search.forms}

@@ -375,9 +375,8 @@ def test_the_sampler_draws_a_curved_posterior():
         slopes = np.column_stack([x - off * 2 * x / 0.5, off / 0.5])
         return 0.5 * x**2 + 0.5 * off**2, slopes
 
-    starts = [
-        np.full(2, i * 1e-9) for i in range(5)
-    ]  # chains differ, and so from machine to machine
+    # From one start to the next, and from machine to machine, chains differ.
+    starts = [np.full(2, i * 1e-9) for i in range(5)]
     every = [sample(potential, start, np.diag([1.0, 0.5**-2]), 400, 35) for start in starts]
     drawn = sorted(every, key=lambda d: d.mixing)[2]
     x, y = drawn.values.T

@@ -112,7 +112,6 @@ def test_they_are_counted_as_left_out_and_the_fit_is_that_of_the_others(folder, 
     assert [c[1] for c in table.censored] == [r.experiment.tokens for r in lost]
 
 
-@pytest.mark.slow
 def test_several_at_once_make_the_same_decisions(stopped, tmp_path):
     pool = PoolExecutor(workers=2, threads=1)
     runs = flops_fit.run_sweep(plan(), executor=pool, output_dir=tmp_path, progress=False)
@@ -150,7 +149,6 @@ def test_a_killed_sweep_goes_on_to_the_same_decisions(stopped, tmp_path, interru
     assert alike(again) == alike(stopped)
 
 
-@pytest.mark.slow
 def test_without_the_option_a_stopped_run_is_trained_in_full(full, tmp_path):
     flops_fit.run_sweep(plan(), output_dir=tmp_path, progress=False)
     assert not plan().diff(tmp_path).missing

@@ -273,7 +273,6 @@ def test_an_adaptive_sweep_decides_the_same_from_the_same_losses(adapted):
     assert [e.id for e in other.experiments] == [e.id for e in climber.experiments]
 
 
-@pytest.mark.slow
 def test_runs_made_again_in_a_pilot_stay_within_what_may_be_spent():
     found, _ = adaptively(Valley(off=1 / 500, diverges=3.0))
     assert any("again" in line for line in found.steps)
