@@ -44,10 +44,10 @@ $(IMAGES)/.ready:
 		"*-ubyte.gz of Fashion-MNIST into a folder, and run $(BIN)/flops-fit demo --images --data-dir FOLDER"; exit 1; }
 	@touch $@
 
-test: install ## Run the tests, a file to a core (8 to 12 minutes on two), but the slowest
+test: install ## Run the tests, a file to a core (9 to 14 minutes on two), but the slowest
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
-test-slow: install ## Run the slowest tests: pages of the documentation, coverage of intervals, the demo, Ray (5 to 9 minutes)
+test-slow: install ## Run the slowest tests: pages of the documentation, coverage of intervals, the demo, Ray
 	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow
 
 test-lowest: $(LOWEST)/.ready ## Run the tests that need no torch at the lowest versions that are declared (about 10 minutes)
